@@ -1,0 +1,1 @@
+"""What a person at a terminal sees: views that read Kafka and Redis."""
