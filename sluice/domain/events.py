@@ -29,9 +29,7 @@ Id: TypeAlias = Annotated[str, Meta(min_length=1, max_length=128)]
 TimeMs: TypeAlias = Annotated[int, Meta(ge=0, le=9_999_999_999_999)]
 UnitKind: TypeAlias = Literal["user", "session", "slate"]
 Percent: TypeAlias = Annotated[int, Meta(ge=0, le=100)]
-Verdict: TypeAlias = Literal[
-    "continue", "ship", "stop", "rollback", "insufficient-data", "no-traffic", "invalid"
-]
+Verdict: TypeAlias = Literal["continue", "ship", "stop", "rollback", "insufficient-data", "no-traffic", "invalid"]
 
 
 class Assignment(Struct, frozen=True, array_like=True, gc=False):
@@ -195,7 +193,7 @@ class DecisionMade(Struct, frozen=True, kw_only=True, tag_field="type", tag="dec
 
 
 class DeadLetter(Struct, frozen=True, kw_only=True, tag_field="type", tag="dead-letter"):
-    """A record that could not be counted, whole. Topic `dead-letters`; the set of (topic, partition, offset) is exact."""
+    """A record that could not be counted, whole, once per (topic, partition, offset). Topic `dead-letters`."""
 
     topic: str
     partition: int

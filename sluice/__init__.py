@@ -1,0 +1,1 @@
+"""Sluice: a streaming experimentation engine."""

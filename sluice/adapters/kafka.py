@@ -1,0 +1,133 @@
+"""Kafka clients with the settings Sluice depends on. Library: confluent-kafka (librdkafka)."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic
+
+from sluice.errors import TransportError
+from sluice.names import TOPICS
+from sluice.settings import Settings
+
+__all__ = ["Consumer", "KafkaError", "KafkaException", "Message", "Producer", "TopicPartition"]
+__all__ += ["consumer", "ensure_topics", "partition_count", "producer", "wait_for_broker"]
+
+log = logging.getLogger(__name__)
+
+# One partitioner for everybody: librdkafka's own default would send a user elsewhere than Java clients
+# and Faust do, and the two topics of a unit would no longer meet in one partition.
+PARTITIONER = "murmur2_random"
+
+
+def _common(settings: Settings) -> dict[str, Any]:
+    return {
+        "bootstrap.servers": settings.require_kafka(),
+        "log_level": 3,
+        "reconnect.backoff.max.ms": 2000,
+        **settings.kafka_config,
+    }
+
+
+def producer(settings: Settings, overrides: Mapping[str, Any] | None = None) -> Producer:
+    """Idempotent, acks=all; a record is either in the log once or reported as failed."""
+    return Producer(
+        {
+            **_common(settings),
+            "partitioner": PARTITIONER,
+            "enable.idempotence": True,
+            "acks": "all",
+            "linger.ms": 5,
+            "compression.type": "lz4",
+            "queue.buffering.max.messages": 200_000,
+            **(overrides or {}),
+        }
+    )
+
+
+def consumer(
+    settings: Settings, *, group: str = "sluice-readers", overrides: Mapping[str, Any] | None = None
+) -> Consumer:
+    """Never commits offsets to the broker: where a reader stands is kept beside what it computed."""
+    return Consumer(
+        {
+            **_common(settings),
+            "group.id": group,
+            "enable.auto.commit": False,
+            "enable.partition.eof": False,
+            "auto.offset.reset": "earliest",
+            **(overrides or {}),
+        }
+    )
+
+
+def wait_for_broker(settings: Settings, timeout_s: float = 15.0) -> None:
+    """Return once the broker answers. Raises TransportError after `timeout_s`."""
+    admin = AdminClient(_common(settings))
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            admin.list_topics(timeout=min(2.0, timeout_s))
+            return
+        except KafkaException as error:
+            if time.monotonic() >= deadline:
+                raise TransportError(
+                    f"no Kafka broker answers at {settings.kafka} within {timeout_s:g} s: {error.args[0].str()}"
+                ) from error
+            time.sleep(0.05)
+
+
+def ensure_topics(settings: Settings, extra: Mapping[str, str] | None = None) -> None:
+    """Create the topics that are missing, with their partitions and retention; leave the others as they are.
+
+    Raises TransportError when the broker is away, or when `impressions` and `clicks` differ in partitions
+    (a user's events would not meet).
+    """
+    admin = AdminClient(_common(settings))
+    wait_for_broker(settings)
+    existing = admin.list_topics(timeout=10).topics
+    missing = [
+        NewTopic(
+            topic.name,
+            num_partitions=settings.partitions if topic.keyed_by_user else 1,
+            replication_factor=1,
+            config={**topic.config, **(extra or {})},
+        )
+        for topic in TOPICS
+        if topic.name not in existing
+    ]
+    for name, future in (admin.create_topics(missing) if missing else {}).items():
+        try:
+            future.result(30)
+        except KafkaException as error:
+            if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
+                raise TransportError(f"cannot create topic {name}: {error.args[0].str()}") from error
+    counts = {topic.name: partition_count(admin, topic.name) for topic in TOPICS if topic.keyed_by_user}
+    if len(set(counts.values())) != 1:
+        raise TransportError(f"these topics must have equally many partitions: {counts}")
+
+
+def partition_count(client: Any, topic: str, timeout_s: float = 10.0) -> int:
+    """Partitions of `topic`. Raises TransportError when it does not exist or the broker is away."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            found = client.list_topics(topic, timeout=2).topics.get(topic)
+            if found is not None and found.error is None and found.partitions:
+                return len(found.partitions)
+            problem = "it does not exist; `sluice infra up` or `sluice infra topics` creates it"
+        except KafkaException as error:
+            problem = error.args[0].str()
+        if time.monotonic() >= deadline:
+            raise TransportError(f"topic {topic}: {problem}")
+        time.sleep(0.05)
+
+
+def end_offsets(client: Consumer, topic: str, partitions: Iterable[int]) -> dict[int, tuple[int, int]]:
+    """Partition → (first, next) offset of the log."""
+    return {p: client.get_watermark_offsets(TopicPartition(topic, p), timeout=10) for p in partitions}

@@ -1,0 +1,81 @@
+"""Reading a whole topic by direct assignment: no consumer group, so every reader sees every record."""
+
+from __future__ import annotations
+
+from sluice.adapters.kafka import KafkaError, Message, TopicPartition, consumer, partition_count
+from sluice.errors import TransportError
+from sluice.settings import Settings
+
+__all__ = ["TopicReader", "read_latest"]
+
+
+class TopicReader:
+    """All partitions of one topic, from the start or from now on. Use as a context manager.
+
+    Not thread-safe. Reading starts at construction: with `from_start=False`, records written after the
+    constructor returned are seen, all of them.
+    """
+
+    def __init__(self, settings: Settings, topic: str, *, from_start: bool, timeout_s: float = 15.0) -> None:
+        self.topic = topic
+        self._consumer = consumer(settings, overrides={"fetch.wait.max.ms": 50})
+        try:
+            count = partition_count(self._consumer, topic, timeout_s)
+            marks = [self._consumer.get_watermark_offsets(TopicPartition(topic, p), timeout=10) for p in range(count)]
+        except BaseException:
+            self._consumer.close()
+            raise
+        self._next = {p: low if from_start else high for p, (low, high) in enumerate(marks)}
+        self.ends = {p: high for p, (_, high) in enumerate(marks)}
+        """Partition → next offset of the log when the reader was made."""
+        self._consumer.assign([TopicPartition(topic, p, offset) for p, offset in self._next.items()])
+
+    def poll(self, timeout_s: float = 0.2, max_records: int = 10_000) -> list[Message]:
+        """The records that arrived, perhaps none. Raises TransportError for what cannot heal by waiting."""
+        records = []
+        for message in self._consumer.consume(max_records, timeout_s):
+            error = message.error()
+            if error is None:
+                partition, offset = message.partition(), message.offset()
+                assert partition is not None and offset is not None
+                self._next[partition] = offset + 1
+                records.append(message)
+            elif error.fatal() or error.code() in (
+                KafkaError.TOPIC_AUTHORIZATION_FAILED,
+                KafkaError.UNKNOWN_TOPIC_OR_PART,
+            ):
+                raise TransportError(f"topic {self.topic}: {error.str()}")
+        return records
+
+    @property
+    def caught_up(self) -> bool:
+        """True once everything that was in the topic at construction has been returned."""
+        return all(self._position(p) >= end for p, end in self.ends.items())
+
+    def _position(self, partition: int) -> int:
+        # Compaction leaves gaps, so the last record's offset may never reach the end: the client's position does.
+        (place,) = self._consumer.position([TopicPartition(self.topic, partition)])
+        return max(self._next[partition], place.offset)
+
+    def close(self) -> None:
+        self._consumer.close()
+
+    def __enter__(self) -> TopicReader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def read_latest(settings: Settings, topic: str) -> dict[bytes, bytes]:
+    """Key → latest value of a compacted topic as it stands now; deleted keys are left out."""
+    latest: dict[bytes, bytes] = {}
+    with TopicReader(settings, topic, from_start=True) as reader:
+        while not reader.caught_up:
+            for message in reader.poll(0.1):
+                key, value = message.key() or b"", message.value()
+                if value is None:
+                    latest.pop(key, None)
+                else:
+                    latest[key] = value
+    return latest

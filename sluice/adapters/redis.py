@@ -1,0 +1,35 @@
+"""Redis clients and what Sluice keeps there. Library: redis-py. Scripts run on Redis 6.2 to 8."""
+
+from __future__ import annotations
+
+import time
+
+import redis
+
+from sluice.errors import TransportError
+from sluice.settings import Settings, masked_url
+
+__all__ = ["connect", "wait_for_redis"]
+
+
+def connect(settings: Settings) -> redis.Redis:
+    """A client that answers bytes. Connects at the first command; retries are the caller's."""
+    return redis.Redis.from_url(
+        settings.require_redis(), socket_timeout=10, socket_connect_timeout=5, health_check_interval=30
+    )
+
+
+def wait_for_redis(settings: Settings, timeout_s: float = 15.0) -> redis.Redis:
+    """A client whose server has answered. Raises TransportError after `timeout_s`."""
+    client = connect(settings)
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            client.ping()
+            return client
+        except redis.RedisError as error:
+            if time.monotonic() >= deadline:
+                raise TransportError(
+                    f"no Redis answers at {masked_url(settings.redis)} within {timeout_s:g} s: {error}"
+                ) from error
+            time.sleep(0.05)

@@ -1,0 +1,77 @@
+"""`sluice`: one console command whose sub-commands load only what they need. Library: click."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import traceback
+
+import click
+
+from sluice.errors import ConfigError, SluiceError
+
+__all__ = ["main"]
+
+# Command → (module:function, one line for --help). The modules are imported only when the command runs.
+COMMANDS: dict[str, tuple[str, str]] = {
+    "demo": ("sluice.console.demo:demo", "Replay MovieLens through the whole loop and watch it decide."),
+    "infra": ("infra.cli:infra", "Start, stop and inspect a broker and a Redis."),
+    "experiment": ("sluice.console.experiment:experiment", "Check, apply and list experiments."),
+    "replay": ("producers.cli:replay", "Replay a ratings log as impressions and clicks."),
+    "resolve": ("stream_processors.cli:resolve", "Give an existing click stream its assignments."),
+    "process": ("stream_processors.cli:process", "Attribute and count, exactly once (a Faust worker)."),
+    "analyze": ("analyzer.cli:analyze", "Turn counts into decisions."),
+    "watch": ("sluice.console.watch:watch", "Subscribe to decisions or any other topic."),
+    "counters": ("sluice.console.counters:counters", "Read the live counters."),
+    "verify": ("stream_processors.cli:verify", "Recount the log and compare every integer."),
+    "explain": ("analyzer.cli:explain", "Recompute a decision from its recorded evidence."),
+    "bench": ("sluice.console.bench:bench", "Measure against named baselines."),
+}
+
+
+class _Lazy(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        module, _, function = COMMANDS[name][0].partition(":")
+        command = getattr(importlib.import_module(module), function)
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        # From the table, so that --help imports nothing.
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+
+@click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+@click.version_option(package_name="sluice-experiments", prog_name="sluice")
+def sluice(debug: bool) -> None:
+    """Route live traffic between model variants, count exactly, move traffic to what works."""
+
+
+def main(args: list[str] | None = None) -> None:
+    """Entry point. Exit code 0 on success, 2 for wrong use, 1 for failure; one line an error."""
+    arguments = sys.argv[1:] if args is None else args
+    debug = "--debug" in arguments[:1]
+    try:
+        code = sluice.main(arguments, prog_name="sluice", standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.exit(0)
+    except Exception as error:  # noqa: BLE001 - the one place where an error meets a person
+        if debug:
+            traceback.print_exc()
+        else:
+            kind = "" if isinstance(error, SluiceError) else f"{type(error).__name__}: "
+            click.echo(f"sluice: {kind}{' '.join(str(error).split())}", err=True)
+        sys.exit(2 if isinstance(error, ConfigError) else 1)

@@ -1,0 +1,184 @@
+"""An experiment as people write it: YAML in, a validated frozen struct out.
+
+Libraries: PyYAML (safe loader), msgspec.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from typing import Annotated, Literal
+
+import msgspec
+import yaml
+from msgspec import Meta, Struct
+
+from sluice.domain.events import UnitKind
+from sluice.errors import ConfigError
+
+__all__ = [
+    "Bandit",
+    "Experiment",
+    "Stopping",
+    "Variant",
+    "config_hash",
+    "load_experiment",
+    "load_experiments",
+]
+
+MAX_FILE_BYTES = 1_000_000
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}\Z")
+
+Share = Annotated[float, Meta(ge=0, le=1)]
+
+
+class Variant(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One arm: a ranker known to the router, by name. `share` is its starting share in whole percents."""
+
+    name: str
+    ranker: str = ""
+    """Defaults to `name`."""
+    share: Annotated[int, Meta(ge=0, le=100)] | None = None
+
+
+class Bandit(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How traffic moves. `fixed` never moves it."""
+
+    policy: Literal["thompson", "fixed"] = "thompson"
+    floor: Annotated[float, Meta(ge=0, le=0.5)] = 0.05
+    """Smallest share of a variant, so that every variant stays measured."""
+    prior: tuple[Annotated[float, Meta(gt=0)], Annotated[float, Meta(gt=0)]] = (1.0, 1.0)
+    """Beta prior of a rate: (successes, failures)."""
+    min_units: Annotated[int, Meta(ge=0)] = 50
+    """Units every variant needs before traffic moves away from the starting allocation."""
+    min_change: Annotated[int, Meta(ge=1, le=50)] = 2
+    """Percentage points by which some share must change before a new allocation is published."""
+
+
+class Stopping(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """When a variant is called the winner."""
+
+    p_best: Annotated[float, Meta(gt=0.5, lt=1)] = 0.99
+    expected_loss: Annotated[float, Meta(gt=0, lt=1)] = 0.001
+    min_units: Annotated[int, Meta(ge=1)] = 200
+    """Units every variant needs before any verdict but `insufficient-data`."""
+
+
+class Experiment(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A named comparison of variants with one primary metric."""
+
+    name: str
+    variants: Annotated[tuple[Variant, ...], Meta(min_length=2, max_length=32)]
+    control: str = ""
+    """Defaults to the first variant."""
+    unit: UnitKind = "user"
+    primary: str = "click"
+    """The outcome whose rate per impression is compared."""
+    salt: str = ""
+    """Changes every unit's place; defaults to the name."""
+    seed: int = 0
+    assignment_ttl_s: Annotated[int, Meta(ge=1)] = 30 * 24 * 3600
+    bandit: Bandit = Bandit()
+    stopping: Stopping = Stopping()
+
+    @property
+    def starting_allocation(self) -> dict[str, int]:
+        """Variant → whole percents before the first decision; equal shares unless the variants name theirs."""
+        if all(variant.share is not None for variant in self.variants):
+            return {variant.name: variant.share or 0 for variant in self.variants}
+        base, rest = divmod(100, len(self.variants))
+        return {variant.name: base + (index < rest) for index, variant in enumerate(self.variants)}
+
+
+def config_hash(experiment: Experiment) -> str:
+    """SHA-256 (hex, 16 characters) of the configuration in its canonical JSON."""
+    return hashlib.sha256(msgspec.json.encode(experiment, order="deterministic")).hexdigest()[:16]
+
+
+def load_experiments(text: str, source: str) -> tuple[Experiment, ...]:
+    """All experiments of a YAML text: one mapping, or a list of them under `experiments`.
+
+    Raises ConfigError with one line that names `source`, the field, the value and what is allowed.
+    """
+    if len(text) > MAX_FILE_BYTES:
+        raise ConfigError(f"{source}: {len(text)} characters exceed the limit of {MAX_FILE_BYTES}")
+    try:
+        data = yaml.safe_load(text)
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ConfigError(f"{source}: not YAML: {' '.join(str(error).split())}") from error
+    if isinstance(data, dict) and set(data) == {"experiments"} and isinstance(data["experiments"], list):
+        items = [(f"experiments[{index}]", item) for index, item in enumerate(data["experiments"])]
+    else:
+        items = [("", data)]
+    experiments = tuple(_validated(item, source, where) for where, item in items)
+    names = [experiment.name for experiment in experiments]
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigError(f"{source}: name: {name!r} is used by {names.count(name)} experiments; names are unique")
+    return experiments
+
+
+def load_experiment(data: bytes) -> Experiment:
+    """One experiment from its JSON (topic `experiments`). Raises ConfigError."""
+    try:
+        return _checked(msgspec.json.decode(data, type=Experiment), "record")
+    except msgspec.DecodeError as error:
+        raise ConfigError(f"record: {error}") from error
+
+
+def _validated(item: object, source: str, where: str) -> Experiment:
+    label = f"{source}: {where}" if where else source
+    if not isinstance(item, dict):
+        raise ConfigError(f"{label}: expected a mapping with `name` and `variants`, got {type(item).__name__}")
+    try:
+        experiment = msgspec.convert(item, Experiment)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{label}: {_explain(str(error), item)}") from error
+    return _checked(experiment, label)
+
+
+def _explain(message: str, item: object) -> str:
+    """msgspec's message with the path first and the value that stands there."""
+    text, _, path = message.partition(" - at `$")
+    path = path.rstrip("`")
+    value: object = item
+    for key, index in re.findall(r"\.([^.\[]+)|\[(\d+)\]", path):
+        try:
+            value = value[key] if key else value[int(index)]  # type: ignore[index]
+        except (KeyError, IndexError, TypeError):
+            return f"{path.lstrip('.')}: {text}"
+    if not path:
+        return text
+    return f"{path.lstrip('.')}: {value!r}: {text}"
+
+
+def _checked(experiment: Experiment, label: str) -> Experiment:
+    """Rules that span fields."""
+    names = [variant.name for variant in experiment.variants]
+    for field, name in [
+        ("name", experiment.name),
+        *((f"variants[{i}].name", n) for i, n in enumerate(names)),
+    ]:
+        if not _NAME.match(name):
+            raise ConfigError(
+                f"{label}: {field}: {name!r}: allowed are 1 to 64 of A-Z a-z 0-9 _ . - , a letter or digit first"
+            )
+    for index, name in enumerate(names):
+        if name in names[:index]:
+            raise ConfigError(f"{label}: variants[{index}].name: {name!r} is used twice; names are unique")
+    if experiment.control and experiment.control not in names:
+        raise ConfigError(f"{label}: control: {experiment.control!r}: allowed are {', '.join(names)}")
+    if not 1 <= len(experiment.primary) <= 64:
+        raise ConfigError(f"{label}: primary: {experiment.primary!r}: allowed are 1 to 64 characters")
+    shares = [variant.share for variant in experiment.variants]
+    if any(share is not None for share in shares):
+        if None in shares:
+            raise ConfigError(
+                f"{label}: variants[{shares.index(None)}].share: missing; give every variant a share or none"
+            )
+        total = sum(share or 0 for share in shares)
+        if total != 100:
+            raise ConfigError(f"{label}: variants: shares sum to {total}; they must sum to 100")
+    if experiment.bandit.floor * len(names) > 1:
+        raise ConfigError(f"{label}: bandit.floor: {experiment.bandit.floor}: allowed is at most 1/{len(names)}")
+    return experiment

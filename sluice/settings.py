@@ -1,0 +1,129 @@
+"""Settings of every service: from the environment (`SLUICE_*`), else from a running `sluice infra up`, else defaults.
+
+| variable | meaning |
+|---|---|
+| `SLUICE_KAFKA` | bootstrap servers, `host:port,host:port` |
+| `SLUICE_KAFKA_CONFIG` | further client properties, `security.protocol=SASL_SSL,sasl.username=…` |
+| `SLUICE_REDIS` | `redis://[user:password@]host:port/db`, `rediss://` for TLS |
+| `SLUICE_STATE` | folder of `sluice infra`, `.sluice` by default |
+| `SLUICE_PREFIX` | prefix of all Redis keys |
+| `SLUICE_PARTITIONS` | partitions of the topics keyed by the user, when they are created |
+| `SLUICE_WINDOW_MS`, `SLUICE_LATENESS_MS` | attribution window and allowed lateness |
+| `SLUICE_SKEW_MS` | how far event time may lie ahead of the broker's clock |
+| `SLUICE_BUCKET_MS` | width of the time-bucketed counters |
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
+
+from sluice.errors import ConfigError
+
+__all__ = ["INFRA_FILE", "Settings"]
+
+INFRA_FILE = "infra.json"
+"""In the state folder: {"kafka": …, "redis": …, …} of the infrastructure that `sluice infra up` started."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    kafka: str = ""
+    kafka_config: Mapping[str, str] = field(default_factory=dict)
+    redis: str = ""
+    state: Path = Path(".sluice")
+    prefix: str = "sluice:"
+    partitions: int = 4
+    window_ms: int = 30 * 60 * 1000
+    lateness_ms: int = 60 * 1000
+    skew_ms: int = 5 * 60 * 1000
+    bucket_ms: int = 3600 * 1000
+
+    @classmethod
+    def load(cls, environ: Mapping[str, str] | None = None) -> Settings:
+        """Raises ConfigError, naming the variable, the value and what is allowed."""
+        env = os.environ if environ is None else environ
+        state = Path(env.get("SLUICE_STATE", ".sluice"))
+        found: dict[str, str] = {}
+        if not (env.get("SLUICE_KAFKA") and env.get("SLUICE_REDIS")):
+            found = _running_infra(state)
+        numbers = {
+            name: _whole(env, f"SLUICE_{name.upper()}", getattr(cls, name), minimum)
+            for name, minimum in (
+                ("partitions", 1), ("window_ms", 0), ("lateness_ms", 0), ("skew_ms", 0), ("bucket_ms", 1),
+            )
+        }  # fmt: skip
+        return cls(
+            kafka=env.get("SLUICE_KAFKA") or found.get("kafka", ""),
+            kafka_config=_pairs(env.get("SLUICE_KAFKA_CONFIG", "")),
+            redis=env.get("SLUICE_REDIS") or found.get("redis", ""),
+            state=state,
+            prefix=env.get("SLUICE_PREFIX", "sluice:"),
+            **numbers,
+        )
+
+    def require_kafka(self) -> str:
+        if not self.kafka:
+            raise ConfigError("no broker: start one with `sluice infra up`, or set SLUICE_KAFKA=host:port")
+        return self.kafka
+
+    def require_redis(self) -> str:
+        if not self.redis:
+            raise ConfigError("no Redis: start one with `sluice infra up`, or set SLUICE_REDIS=redis://host:port/0")
+        return self.redis
+
+    def __repr__(self) -> str:
+        shown = {f.name: getattr(self, f.name) for f in fields(self)}
+        shown["kafka_config"] = {key: _mask(key, value) for key, value in self.kafka_config.items()}
+        shown["redis"] = masked_url(self.redis)
+        return f"Settings({', '.join(f'{key}={value!r}' for key, value in shown.items())})"
+
+
+def masked_url(url: str) -> str:
+    """The URL without its password, for logs."""
+    parts = urlsplit(url)
+    if parts.password is None:
+        return url
+    host = parts.netloc.rpartition("@")[2]
+    return urlunsplit(parts._replace(netloc=f"{parts.username or ''}:***@{host}"))
+
+
+def _mask(key: str, value: str) -> str:
+    return "***" if any(word in key for word in ("password", "secret", "key", "token", "jaas")) else value
+
+
+def _running_infra(state: Path) -> dict[str, str]:
+    try:
+        data = json.loads((state / INFRA_FILE).read_text())
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{state / INFRA_FILE}: {error}") from error
+    return {key: value for key, value in data.items() if isinstance(value, str)}
+
+
+def _whole(env: Mapping[str, str], name: str, default: int, minimum: int) -> int:
+    text = env.get(name, "")
+    if not text:
+        return default
+    try:
+        value = int(text)
+    except ValueError:
+        value = minimum - 1
+    if value < minimum:
+        raise ConfigError(f"{name}: {text!r}: allowed are whole numbers from {minimum}")
+    return value
+
+
+def _pairs(text: str) -> dict[str, str]:
+    pairs = {}
+    for part in filter(None, (piece.strip() for piece in text.split(","))):
+        key, separator, value = part.partition("=")
+        if not separator or not key:
+            raise ConfigError(f"SLUICE_KAFKA_CONFIG: {_mask(part, part)!r}: allowed is key=value,key=value")
+        pairs[key.strip()] = value.strip()
+    return pairs
