@@ -4,7 +4,7 @@
 
 | field | value |
 |---|---|
-| `offsets`, `low` | `impressions,clicks`: next offsets counted; where a rebuild of the open window starts |
+| `offsets`, `low`, `start` | `impressions,clicks`: next offsets counted; where a rebuild starts; first ones counted |
 | `definitions` | `window_ms,lateness_ms,skew_ms,bucket_ms` |
 | `time` | `at_ms,watermark_ms`: the larger and the smaller of the two topics' watermarks |
 | `gauges` | `waiting,open`: clicks that wait for an impression, impressions that wait for clicks |
@@ -64,6 +64,8 @@ class PartitionCounts(Struct, frozen=True, kw_only=True):
     clicks_offset: int
     impressions_low: int
     clicks_low: int
+    impressions_start: int
+    clicks_start: int
     definitions: Definitions
     at_ms: int
     watermark_ms: int
@@ -176,17 +178,17 @@ def _pair(text: bytes) -> tuple[int, int]:
     return int(first), int(second)
 
 
-def decode_counts(partition: int, fields: Mapping[bytes, bytes]) -> PartitionCounts | None:
+def decode_counts(partition: int, fields: Mapping[Any, Any]) -> PartitionCounts | None:
     """The hash `counts:{p}` → typed; None when it is empty."""
     if not fields:
         return None
     records: dict[str, int] = {}
-    plain: dict[tuple[str, ...], tuple[int, ...]] = {}
+    plain: dict[tuple[str, ...], list[int]] = {}
     outcomes: dict[tuple[str, ...], dict[str, OutcomeStatistics]] = {}
     for name, value in fields.items():
         if name.startswith(b"["):
             *cell, last = msgspec.json.decode(name, type=tuple[str, ...])
-            numbers = tuple(map(int, value.split(b",")))
+            numbers = [int(number) for number in value.split(b",")]
             if len(cell) == 2:
                 plain[*cell, last] = numbers
             else:
@@ -198,11 +200,12 @@ def decode_counts(partition: int, fields: Mapping[bytes, bytes]) -> PartitionCou
             experiment=key[0],
             variant=key[1],
             allocation=key[2],
-            statistics=CellStatistics(*plain[key], outcomes.get(key, {})),
+            statistics=CellStatistics(*plain[key][:3], outcomes=outcomes.get(key, {})),
         )
         for key in sorted(plain)
     )
     (a, b), (low_a, low_b) = _pair(fields[b"offsets"]), _pair(fields[b"low"])
+    start_a, start_b = _pair(fields[b"start"])
     at_ms, watermark_ms = _pair(fields[b"time"])
     waiting, opened = _pair(fields[b"gauges"])
     return PartitionCounts(
@@ -211,6 +214,8 @@ def decode_counts(partition: int, fields: Mapping[bytes, bytes]) -> PartitionCou
         clicks_offset=b,
         impressions_low=low_a,
         clicks_low=low_b,
+        impressions_start=start_a,
+        clicks_start=start_b,
         definitions=Definitions.decode(fields[b"definitions"].decode()),
         at_ms=at_ms,
         watermark_ms=watermark_ms,

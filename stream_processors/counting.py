@@ -1,0 +1,213 @@
+"""Exact counting of one partition: running totals and the sums over them. Pure: no I/O, no clock.
+
+A *row* is a running total that cannot be computed from sums: a unit of randomisation within a cell, or a
+time bucket of a variant. A *cell* holds the sums over its units. During a batch only rows collect
+increments; `settle` then moves each touched row on once and takes its old squares out of its cell and the
+new ones in, so a batch costs by its distinct units, not by its events.
+
+Rows of slates live in memory only: they close with the attribution window and are rebuilt from the log.
+Rows of users, sessions and buckets live in the store; they are loaded when touched and dropped when idle.
+
+Library: msgspec (small structs without garbage-collector headers).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from sys import getrefcount
+
+import msgspec
+from msgspec import Struct
+
+from sluice.domain.definitions import MAX_CELLS, MAX_PAIRS, OTHER
+from sluice.domain.events import Assignment, StatsCell
+
+__all__ = ["Cell", "Counting", "Row"]
+
+_encode = msgspec.json.Encoder().encode
+CellKey = tuple[str, str, str]
+
+
+class Cell(Struct, gc=False, eq=False):
+    """Sums over the units of one (experiment, variant, allocation)."""
+
+    key: CellKey
+    index: int
+    named: bool = True
+    """False for a stand-in met while rebuilding: nothing of it is ever published."""
+    units: int = 0
+    impressions: int = 0
+    impressions_squared: int = 0
+    outcomes: list[list[int]] = msgspec.field(default_factory=list)
+    """Outcome index → [Σc, Σc², Σnc, Σv, Σv², Σnv]"""
+
+
+class Row(Struct, gc=False, eq=False):
+    """A running total (n, c₀, v₀, c₁, v₁, …) and what the current batch adds to it."""
+
+    key: str
+    cell: Cell | None
+    total: tuple[int, ...] | None
+    """None until loaded from the store"""
+    stored: bool
+    delta: list[int] | None = None
+
+
+class Counting:
+    """The rows and cells of one partition."""
+
+    def __init__(self, cells: Iterable[StatsCell], outcome_names: Sequence[str]) -> None:
+        self.cells: dict[CellKey, Cell] = {}
+        self.pairs: set[tuple[str, str]] = set()
+        self.slates: dict[str, Row] = {}
+        self.units: dict[str, Row] = {}
+        self.buckets: dict[str, Row] = {}
+        self.touched: list[Row] = []
+        self.changed: set[Cell] = set()
+        for stats in cells:
+            cell = self._add((stats.experiment, stats.variant, stats.allocation))
+            sums = stats.statistics
+            cell.units, cell.impressions = sums.units, sums.impressions
+            cell.impressions_squared = sums.impressions_squared
+            cell.outcomes = [list(msgspec.structs.astuple(sums.outcome(name))) for name in outcome_names]
+
+    def _add(self, key: CellKey) -> Cell:
+        cell = self.cells[key] = Cell(key, len(self.cells))
+        self.pairs.add(key[:2])
+        return cell
+
+    def _cell(self, key: CellKey, emitting: bool) -> Cell:
+        """The cell of `key`, or the one it overflows into."""
+        found = self.cells.get(key)
+        if found is not None:
+            return found
+        pair = key[:2]
+        if pair not in self.pairs and len(self.pairs) >= MAX_PAIRS:
+            key = (OTHER, OTHER, OTHER)
+        elif len(self.cells) >= MAX_CELLS:
+            key = (*pair, OTHER)
+        found = self.cells.get(key)
+        if found is not None:
+            return found
+        # Every cell of an open impression is in the store already; another one met while rebuilding belongs
+        # to a record from before the low-water, which is released unseen.
+        return self._add(key) if emitting else Cell(key, -1, named=False)
+
+    def rows(
+        self, assignments: Sequence[Assignment], user: str, at_ms: int, bucket: int, emitting: bool
+    ) -> tuple[Row, ...]:
+        """The rows that an impression under `assignments` counts in: a unit and a bucket for each."""
+        rows = []
+        for made in assignments:
+            cell = self._cell((made.experiment, made.variant, made.allocation), emitting)
+            if made.unit_kind == "slate":
+                key = f"{cell.index}:{at_ms}:{len(user)}:{user}{made.unit}"
+                row = self.slates.get(key)
+                if row is None:
+                    row = self.slates[key] = Row(key, cell, (0,), False)
+            else:
+                key = _encode((*cell.key, user, made.unit)).decode()
+                row = self.units.get(key)
+                if row is None:
+                    row = self.units[key] = Row(key, cell, None, True)
+            rows.append(row)
+            key = _encode((*cell.key[:2], bucket)).decode()
+            row = self.buckets.get(key)
+            if row is None:
+                row = self.buckets[key] = Row(key, None, None, True)
+            rows.append(row)
+        return tuple(rows)
+
+    def add_impressions(self, rows: tuple[Row, ...], count: int) -> None:
+        for row in rows:
+            delta = row.delta
+            if delta is None:
+                row.delta = [count]
+                self.touched.append(row)
+            else:
+                delta[0] += count
+
+    def add_outcome(self, rows: tuple[Row, ...], index: int, value: int) -> None:
+        place = 2 * index + 1
+        for row in rows:
+            delta = row.delta
+            if delta is None:
+                delta = row.delta = [0]
+                self.touched.append(row)
+            while len(delta) <= place:
+                delta += (0, 0)
+            delta[place] += 1
+            delta[place + 1] += value
+
+    def to_load(self) -> tuple[list[Row], list[Row]]:
+        """Touched (units, buckets) whose totals the store must give before `settle`."""
+        missing = [row for row in self.touched if row.total is None]
+        return [row for row in missing if row.cell is not None], [row for row in missing if row.cell is None]
+
+    def settle(self, emitting: bool) -> tuple[dict[str, str], dict[str, str]]:
+        """Apply the batch. Returns the new totals of stored rows: units, buckets (field → text).
+
+        Not emitting (while rebuilding), the store's rows and the cells hold these increments already: only
+        the rows of slates move.
+        """
+        units: dict[str, str] = {}
+        buckets: dict[str, str] = {}
+        for row in self.touched:
+            delta, old, cell = row.delta, row.total, row.cell
+            row.delta = None
+            assert delta is not None
+            if row.stored and not emitting:
+                continue
+            assert old is not None, "to_load() names the rows to load first"
+            new = _added(old, delta)
+            row.total = new
+            if cell is not None and emitting:
+                _move(cell, old, new)
+                self.changed.add(cell)
+            if row.stored:
+                (buckets if cell is None else units)[row.key] = ",".join(map(str, new))
+        self.touched.clear()
+        return units, buckets
+
+    def forget_idle(self, keep: int = 100_000) -> None:
+        """Drop stored rows that no open impression holds, once there are more than `keep`.
+
+        A held row must stay: one loaded anew beside it would know nothing of its increments.
+        """
+        for rows in (self.units, self.buckets):
+            if len(rows) > keep:
+                # Two references are this loop's and the call's, one is the dictionary's.
+                for key in [key for key, row in rows.items() if getrefcount(row) <= 3]:
+                    del rows[key]
+
+
+def _added(old: tuple[int, ...], delta: list[int]) -> tuple[int, ...]:
+    if len(old) < len(delta):
+        old = old + (0,) * (len(delta) - len(old))
+    elif len(delta) < len(old):
+        delta = delta + [0] * (len(old) - len(delta))
+    return tuple([a + b for a, b in zip(old, delta, strict=True)])
+
+
+def _move(cell: Cell, old: tuple[int, ...], new: tuple[int, ...]) -> None:
+    """Take a unit's old total out of the sums of its cell and put the new one in."""
+    n0, n1 = old[0], new[0]
+    if not n0:
+        cell.units += 1
+    cell.impressions += n1 - n0
+    cell.impressions_squared += n1 * n1 - n0 * n0
+    for place in range(1, len(new), 2):
+        c1, v1 = new[place], new[place + 1]
+        if not c1:
+            continue
+        c0, v0 = (old[place], old[place + 1]) if place < len(old) else (0, 0)
+        index = place >> 1
+        while len(cell.outcomes) <= index:
+            cell.outcomes.append([0, 0, 0, 0, 0, 0])
+        sums = cell.outcomes[index]
+        sums[0] += c1 - c0
+        sums[1] += c1 * c1 - c0 * c0
+        sums[2] += n1 * c1 - n0 * c0
+        sums[3] += v1 - v0
+        sums[4] += v1 * v1 - v0 * v0
+        sums[5] += n1 * v1 - n0 * v0
