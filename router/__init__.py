@@ -1,0 +1,38 @@
+"""The router as a library: `build(settings, experiments)` for services, `Router(experiments, MemoryAssignments())`
+for simulations. Ranking rules are in `router.rankers`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from router.live import AllocationFollower
+from router.memory import MemoryAssignments
+from router.routing import AssignmentRequest, Exposures, Routed, Router
+from sluice.adapters.allocations import AllocationStore
+from sluice.adapters.assignments import AssignmentStore
+from sluice.adapters.redis import wait_for_redis
+from sluice.domain.experiment import Experiment
+from sluice.names import Keys
+from sluice.settings import Settings
+
+__all__ = ["AssignmentRequest", "Exposures", "MemoryAssignments", "Routed", "Router", "build"]
+
+
+def build(settings: Settings, experiments: Iterable[Experiment], *, exposures: Exposures | None = None) -> Router:
+    """A router whose assignments are sticky in Redis and whose allocations follow topic `decisions`.
+
+    `exposures` takes the exposure log (`router.exposures.ExposureLog` writes it to topic `assignments`).
+    Close the router to stop its thread. Raises TransportError when Redis or the broker is away.
+    """
+    keys = Keys(settings.prefix)
+    client = wait_for_redis(settings)
+    router = Router(experiments, AssignmentStore(client, keys), exposures=exposures)
+    router.on_close(client.close)
+    try:
+        names = [experiment.name for experiment in router.experiments]
+        follower = AllocationFollower(settings, AllocationStore(client, keys), names, router.update)
+    except BaseException:
+        router.close()
+        raise
+    router.on_close(follower.close)
+    return router

@@ -1,0 +1,93 @@
+"""What every variant would show on every slate: the replay's source of truth."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from producers.slates import Slate, Slates
+from router.rankers import Context, Ranker, top_k
+
+__all__ = ["LIKED_MILLI", "Candidates", "RankedSlates", "Shown"]
+
+LIKED_MILLI = 4000
+"""A rating from here on is a click."""
+
+
+class Shown(NamedTuple):
+    """One item that a variant shows. `place` is its index in the slate, the same for every variant."""
+
+    place: int
+    item_id: str
+    rating_milli: int
+
+
+class Candidates(Protocol):
+    """Slates in event-time order and, for each, what every variant shows. The port of all sources of a replay."""
+
+    name: str
+    ratings: int
+    dropped: int
+    at_ms: NDArray[np.int64]
+    """(s,) request time of every slate, ascending"""
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes with anything that changes a slate or its outcomes."""
+
+    def block(self, start: int, stop: int) -> Sequence[Slate]:
+        """Slates start … stop − 1."""
+
+    def shown(self, slate: Slate) -> Mapping[str, Sequence[Shown]]:
+        """Variant → its top k, best first. Slates must be asked for in order; some may be left out."""
+
+
+class RankedSlates:
+    """Slates of a ratings log, ranked point-in-time: nothing that ended at or after a request is known to it."""
+
+    def __init__(self, slates: Slates, rankers: Mapping[str, Ranker], *, k: int) -> None:
+        """`rankers`: variant → its own ranker, fresh."""
+        self.name = slates.log.name
+        self.ratings = len(slates.log)
+        self.dropped = slates.dropped
+        self.at_ms = slates.at_ms
+        self._slates = slates
+        self._rankers = dict(rankers)
+        self._k = k
+        self._by_end = np.argsort(slates.end_ms, kind="stable")
+        self._end_ms = slates.end_ms[self._by_end]
+        self._observed = 0
+
+    @property
+    def fingerprint(self) -> str:
+        return f"{self._slates.log.fingerprint}:{len(self._slates)}:{self._k}:{','.join(self._rankers)}"
+
+    def block(self, start: int, stop: int) -> Sequence[Slate]:
+        """Slates start … stop − 1."""
+        return self._slates.block(start, stop)
+
+    def shown(self, slate: Slate) -> Mapping[str, Sequence[Shown]]:
+        """Variant → its top k, best first, from what had ended before the slate was requested."""
+        self._observe_until(slate.at_ms)
+        context = Context(slate.slate_id, slate.at_ms)
+        answer = {}
+        for variant, ranker in self._rankers.items():
+            best = top_k(ranker.rank(slate.user_id, slate.items, context), self._k)
+            answer[variant] = [Shown(i, slate.items[i], slate.ratings_milli[i]) for i in best]
+        return answer
+
+    def _observe_until(self, at_ms: int) -> None:
+        """Tell the rankers every outcome of the slates that ended before `at_ms`, in order of their end."""
+        stop = int(np.searchsorted(self._end_ms, at_ms, side="left"))
+        while self._observed < stop:
+            upto = min(stop, self._observed + 1024)
+            ended = self._by_end[self._observed : upto]
+            for slate, end_ms in zip(self._slates.take(ended), self._end_ms[self._observed : upto].tolist(), strict=True):
+                for item, rating in zip(slate.items, slate.ratings_milli, strict=True):
+                    liked = rating >= LIKED_MILLI
+                    for ranker in self._rankers.values():
+                        ranker.observe(slate.user_id, item, liked, end_ms)
+            self._observed = upto
