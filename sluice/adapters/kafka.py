@@ -16,7 +16,8 @@ from sluice.names import TOPICS
 from sluice.settings import Settings
 
 __all__ = ["Consumer", "KafkaError", "KafkaException", "Message", "Producer", "TopicPartition"]
-__all__ += ["consumer", "ensure_topics", "partition_count", "producer", "wait_for_broker"]
+__all__ += ["cluster_id", "consumer", "ensure_topics", "missing_topics", "partition_count", "producer"]
+__all__ += ["wait_for_broker"]
 
 log = logging.getLogger(__name__)
 
@@ -82,9 +83,26 @@ def wait_for_broker(settings: Settings, timeout_s: float = 15.0) -> None:
             time.sleep(0.05)
 
 
-def ensure_topics(settings: Settings, extra: Mapping[str, str] | None = None) -> None:
+def cluster_id(settings: Settings, timeout_s: float = 10.0) -> str:
+    """The id of the cluster that answers. Raises TransportError when none does."""
+    try:
+        found: str | None = AdminClient(_common(settings)).list_topics(timeout=timeout_s).cluster_id
+    except KafkaException as error:
+        raise TransportError(f"no Kafka broker answers at {settings.kafka}: {error.args[0].str()}") from error
+    return found or ""
+
+
+def missing_topics(settings: Settings) -> list[str]:
+    """Those of our topics that the broker does not have. Raises TransportError when it is away."""
+    wait_for_broker(settings)
+    existing = AdminClient(_common(settings)).list_topics(timeout=10).topics
+    return [topic.name for topic in TOPICS if topic.name not in existing]
+
+
+def ensure_topics(settings: Settings, extra: Mapping[str, str] | None = None, *, replication: int = 1) -> None:
     """Create the topics that are missing, with their partitions and retention; leave the others as they are.
 
+    replication: copies of each topic that is created; -1 for the broker's default.
     Raises TransportError when the broker is away, or when `impressions` and `clicks` differ in partitions
     (a user's events would not meet).
     """
@@ -95,7 +113,7 @@ def ensure_topics(settings: Settings, extra: Mapping[str, str] | None = None) ->
         NewTopic(
             topic.name,
             num_partitions=settings.partitions if topic.keyed_by_user else 1,
-            replication_factor=1,
+            replication_factor=replication,
             config={**topic.config, **(extra or {})},
         )
         for topic in TOPICS

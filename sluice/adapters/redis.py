@@ -9,7 +9,7 @@ import redis
 from sluice.errors import TransportError
 from sluice.settings import Settings, masked_url
 
-__all__ = ["connect", "wait_for_redis"]
+__all__ = ["connect", "server_info", "wait_for_redis"]
 
 
 def connect(settings: Settings) -> redis.Redis:
@@ -33,3 +33,15 @@ def wait_for_redis(settings: Settings, timeout_s: float = 15.0) -> redis.Redis:
                     f"no Redis answers at {masked_url(settings.redis)} within {timeout_s:g} s: {error}"
                 ) from error
             time.sleep(0.05)
+
+
+def server_info(settings: Settings) -> dict[str, str]:
+    """What the server says of itself and its memory (`INFO`). Raises TransportError when none answers."""
+    client = connect(settings)
+    try:
+        found = {**client.info("server"), **client.info("memory")}
+    except redis.RedisError as error:
+        raise TransportError(f"no Redis answers at {masked_url(settings.redis)}: {error}") from error
+    finally:
+        client.close()
+    return {key: str(value) for key, value in found.items()}

@@ -1,0 +1,1 @@
+"""A real Apache Kafka: its published jars, and one KRaft node started from them."""

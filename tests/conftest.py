@@ -1,0 +1,153 @@
+"""Servers for tests: `stack` (fresh, on both brokers), `make_stack`, the shared `embedded` and `local`, and waiting.
+
+| fixture | gives | isolation |
+|---|---|---|
+| `embedded`, `local` | `Settings`, topics exist | one for the whole session: use names of your own |
+| `stack` | `Settings`, topics empty, Redis empty; the test runs once for each broker | nothing is left of other tests |
+| `make_stack(mode, …)` | `Settings` of servers of your own, as many as you call for | servers end with the test |
+| `service_env(settings)` | environment for a child process that shall use these servers | |
+| `wait_until(condition, deadline_s, what)` | returns what the condition returned, once that is true | |
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from confluent_kafka.admin import AdminClient
+
+from infra import stack as stacks
+from infra.kafka import jars
+from sluice.adapters.kafka import ensure_topics
+from sluice.adapters.redis import connect
+from sluice.names import TOPICS
+from sluice.settings import Settings
+
+KEPT = "SLUICE_DATA"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_outer_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Tests must not touch the servers of whoever runs them, neither by environment nor by a running `infra up`."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("SLUICE_") and name != KEPT]:
+            patch.delenv(name)
+        patch.setenv("SLUICE_STATE", str(tmp_path_factory.mktemp("no-infra")))
+        yield
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "local" in getattr(item, "fixturenames", ()):
+            item.add_marker("kafka")
+
+
+@pytest.fixture(scope="session")
+def embedded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
+    with stacks.start("embedded", Settings(state=tmp_path_factory.mktemp("embedded"))) as running:
+        yield running.settings
+
+
+@pytest.fixture(scope="session")
+def local(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
+    _need_kafka()
+    with stacks.start("local", Settings(state=tmp_path_factory.mktemp("local"))) as running:
+        yield running.settings
+
+
+@pytest.fixture
+def make_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Settings]]:
+    """`make_stack("embedded", partitions=8, lateness_ms=0)`: further arguments are fields of Settings."""
+    running: list[stacks.Stack] = []
+
+    def make(mode: str, **fields: Any) -> Settings:
+        if mode == "local":
+            _need_kafka()
+        settings = Settings(**{"state": tmp_path_factory.mktemp(mode), **fields})
+        running.append(stacks.start(mode, settings))
+        return running[-1].settings
+
+    yield make
+    for stack in reversed(running):
+        stack.stop()
+
+
+@pytest.fixture(params=["embedded", pytest.param("local", marks=pytest.mark.kafka)])
+def stack(request: pytest.FixtureRequest) -> Settings:
+    """Empty topics and an empty Redis, on each broker in turn."""
+    if request.param == "embedded":  # a new one takes a third of a second
+        made = request.getfixturevalue("make_stack")("embedded")
+        assert isinstance(made, Settings)
+        return made
+    settings = request.getfixturevalue("local")
+    assert isinstance(settings, Settings)
+    _empty(settings)
+    return settings
+
+
+@pytest.fixture(scope="session")
+def service_env() -> Callable[[Settings], dict[str, str]]:
+    def make(settings: Settings) -> dict[str, str]:
+        numbers = ("partitions", "window_ms", "lateness_ms", "skew_ms", "bucket_ms")
+        return {
+            **os.environ,
+            "SLUICE_KAFKA": settings.kafka,
+            "SLUICE_REDIS": settings.redis,
+            "SLUICE_STATE": str(settings.state),
+            "SLUICE_PREFIX": settings.prefix,
+            **{f"SLUICE_{name.upper()}": str(getattr(settings, name)) for name in numbers},
+        }
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def wait_until() -> Callable[..., Any]:
+    """Instead of sleeping: return the first true result of `condition`, or fail saying `what` did not happen."""
+
+    def wait(condition: Callable[[], Any], deadline_s: float, what: str) -> Any:
+        deadline = time.monotonic() + deadline_s
+        while True:
+            found = condition()
+            if found:
+                return found
+            if time.monotonic() >= deadline:
+                pytest.fail(f"not within {deadline_s:g} s: {what}")
+            time.sleep(0.01)
+
+    return wait
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Path:
+    """A state folder of its own, for tests that start `sluice infra`."""
+    return tmp_path / "state"
+
+
+def _need_kafka() -> None:
+    reason = jars.missing()
+    if reason and os.environ.get("CI"):
+        pytest.fail(f"CI skips nothing: {reason}")
+    if reason:
+        pytest.skip(reason)
+
+
+def _empty(settings: Settings) -> None:
+    """As after a fresh start, but without the three seconds it takes."""
+    with connect(settings) as redis:
+        redis.flushall()
+    admin = AdminClient({"bootstrap.servers": settings.kafka})
+    names = {topic.name for topic in TOPICS}
+    there = sorted(names & set(admin.list_topics(timeout=10).topics))
+    if there:
+        for future in admin.delete_topics(there, operation_timeout=30).values():
+            future.result(30)
+    deadline = time.monotonic() + 30
+    while names & set(admin.list_topics(timeout=10).topics):
+        assert time.monotonic() < deadline, "the broker did not delete its topics"
+        time.sleep(0.01)
+    ensure_topics(settings)
