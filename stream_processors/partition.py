@@ -96,7 +96,12 @@ class PartitionCounter:
         core.release()
         units, buckets = counting.to_load()
         if units or buckets:
-            totals = source.rows(self.partition, [row.key for row in units], [row.key for row in buckets])
+            # What stands in the store before a reset was counted with other definitions.
+            totals = (
+                [(0,)] * (len(units) + len(buckets))
+                if self.reset
+                else source.rows(self.partition, [row.key for row in units], [row.key for row in buckets])
+            )
             for row, total in zip(units + buckets, totals, strict=True):
                 row.total = total
         settled = core.settle()

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
+
 from sluice.adapters.kafka import KafkaError, Message, TopicPartition, consumer, partition_count
-from sluice.errors import TransportError
+from sluice.errors import LogTruncated, TransportError
 from sluice.settings import Settings
 
-__all__ = ["TopicReader", "read_latest"]
+__all__ = ["TopicReader", "read_latest", "read_range"]
 
 
 class TopicReader:
@@ -79,3 +82,38 @@ def read_latest(settings: Settings, topic: str) -> dict[bytes, bytes]:
                 else:
                     latest[key] = value
     return latest
+
+
+def read_range(
+    settings: Settings, topic: str, partition: int, start: int, stop: int, *, idle_s: float = 30.0
+) -> Iterator[list[Message]]:
+    """The records of one partition with start ≤ offset < stop, in batches, in order.
+
+    Raises LogTruncated, with the numbers, when the log does not hold all of the range, and TransportError
+    when nothing arrives for `idle_s`.
+    """
+    if start >= stop:
+        return
+    client = consumer(settings, overrides={"fetch.wait.max.ms": 50})
+    try:
+        low, high = client.get_watermark_offsets(TopicPartition(topic, partition), timeout=10)
+        if start < low or stop > high:
+            raise LogTruncated(
+                f"{topic}[{partition}]: offsets {start} to {stop} are needed, the log holds {low} to {high}"
+            )
+        client.assign([TopicPartition(topic, partition, start)])
+        deadline = time.monotonic() + idle_s
+        while True:
+            batch = [message for message in client.consume(10_000, 0.1) if message.error() is None]
+            # The end may fall into a gap (compaction, transactions), where no record ever reaches it.
+            (place,) = client.position([TopicPartition(topic, partition)])
+            wanted = [message for message in batch if (message.offset() or 0) < stop]
+            if wanted:
+                deadline = time.monotonic() + idle_s
+                yield wanted
+            if len(wanted) < len(batch) or place.offset >= stop:
+                return
+            if time.monotonic() > deadline:
+                raise TransportError(f"{topic}[{partition}]: no record for {idle_s:g} s at offset {place.offset}")
+    finally:
+        client.close()
