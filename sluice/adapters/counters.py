@@ -200,7 +200,7 @@ def decode_counts(partition: int, fields: Mapping[Any, Any]) -> PartitionCounts 
             experiment=key[0],
             variant=key[1],
             allocation=key[2],
-            statistics=CellStatistics(*plain[key][:3], outcomes=outcomes.get(key, {})),
+            statistics=CellStatistics(plain[key][0], plain[key][1], plain[key][2], outcomes.get(key, {})),
         )
         for key in sorted(plain)
     )
