@@ -1,0 +1,114 @@
+"""`sluice counters`: the live counters in Redis. Libraries: click, rich."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+import click
+import msgspec
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from sluice.console import text
+from sluice.errors import ConfigError
+from sluice.live import ExperimentCounts, LiveCounters, RecordCounts, Snapshot, VariantCounts
+
+__all__ = ["counters", "experiment_table", "record_lines"]
+
+
+@click.command()
+@click.argument("experiment", required=False)
+@click.option("--watch", is_flag=True, help="Read again and again until Ctrl-C.")
+@click.option("--every", type=click.FloatRange(min=0.05), default=1.0, show_default=True, metavar="SECONDS",
+              help="How often with --watch.")  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="One JSON object, or one a line with --watch.")
+def counters(experiment: str | None, watch: bool, every: float, as_json: bool) -> None:
+    """Impressions, clicks and click rate of every variant, and what became of every record.
+
+    With EXPERIMENT only that one. Experiments and variants that the catalogue does not know are marked `?`.
+    """
+    logging.basicConfig(level=logging.WARNING, format="sluice: %(message)s")
+    with LiveCounters() as live:
+        if as_json:
+            while True:
+                click.echo(_json(live.snapshot(), experiment))
+                if not watch:
+                    return
+                time.sleep(every)
+        console = Console(highlight=False)
+        if not watch:
+            console.print(_shown(live.snapshot(), experiment, must_exist=True))
+            return
+        with Live(console=console, auto_refresh=False, screen=False) as view:
+            while True:
+                view.update(_shown(live.snapshot(), experiment, must_exist=False), refresh=True)
+                time.sleep(every)
+
+
+def _json(snapshot: Snapshot, experiment: str | None) -> str:
+    shown: object = snapshot if experiment is None else _one(snapshot, experiment)
+    return msgspec.json.encode(shown).decode()
+
+
+def _one(snapshot: Snapshot, name: str) -> ExperimentCounts:
+    if name not in snapshot.experiments:
+        known = ", ".join(snapshot.experiments) or "none yet"
+        raise ConfigError(f"experiment {name!r}: nothing is counted or defined under that name; there are: {known}")
+    return snapshot.experiments[name]
+
+
+def _shown(snapshot: Snapshot, experiment: str | None, *, must_exist: bool) -> RenderableType:
+    if experiment is not None:
+        if must_exist or experiment in snapshot.experiments:
+            return experiment_table(_one(snapshot, experiment))
+        return Text(f"{experiment}: nothing counted yet", style="dim")
+    parts: list[RenderableType] = [experiment_table(found) for found in snapshot.experiments.values()]
+    if not parts:
+        parts.append(Text("nothing counted yet", style="dim"))
+    return Group(*parts, record_lines(snapshot.records))
+
+
+def experiment_table(found: ExperimentCounts) -> RenderableType:
+    """Impressions, clicks, click rate and other outcomes by variant."""
+    title = Text(found.experiment, style="bold")
+    if found.known is False:
+        title.append(" ?", style="bold yellow").append("  not in the catalogue", style="yellow")
+    others = sorted({name for row in found.variants.values() for name in row.outcomes if name != "click"})
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column("variant", no_wrap=True)
+    for name in ("units", "impressions", "clicks", "click rate", *others):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in found.variants.values():
+        # The mark says something new only where the experiment itself is known.
+        unknown = found.known is not False and row.known is False
+        table.add_row(
+            Text(row.variant).append(" ?" if unknown else "", style="bold yellow"),
+            text.count(row.units),
+            text.count(row.impressions),
+            text.count(row.clicks),
+            text.percent(row.ctr),
+            *(_outcome(row, name) for name in others),
+        )
+    return Group(title, table, Text())
+
+
+def _outcome(row: VariantCounts, name: str) -> str:
+    found = row.outcomes.get(name)
+    if found is None:
+        return "–"
+    return f"{text.count(found.count)} Σ {found.value:,.1f}" if found.value else text.count(found.count)
+
+
+def record_lines(records: RecordCounts) -> RenderableType:
+    """What became of every record, by topic, and the gauges."""
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column()
+    for topic, outcomes in (("impressions", records.impressions), ("clicks", records.clicks)):
+        line = " · ".join(f"{name} {text.count(number)}" for name, number in sorted(outcomes.items()) if number)
+        table.add_row(topic, line or "none")
+    table.add_row("open now", f"impressions {text.count(records.open)} · clicks waiting {text.count(records.waiting)}")
+    return table

@@ -1,0 +1,226 @@
+"""The live counters, read from Redis and summed over the partitions."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable, Mapping
+from functools import reduce
+from operator import add
+
+from msgspec import Struct
+
+from sluice.adapters import catalogue
+from sluice.adapters.counters import CounterStore, PartitionCounts
+from sluice.adapters.redis import wait_for_redis
+from sluice.domain.events import VALUE_SCALE, StatsCell
+from sluice.domain.experiment import Experiment
+from sluice.domain.statistics import CellStatistics
+from sluice.errors import SluiceError
+from sluice.names import Keys
+from sluice.settings import Settings
+
+__all__ = ["ExperimentCounts", "LiveCounters", "OutcomeCounts", "RecordCounts", "Snapshot", "VariantCounts"]
+
+log = logging.getLogger(__name__)
+
+_RELOAD_S = 5.0
+
+
+class OutcomeCounts(Struct, frozen=True):
+    """One named outcome of one variant."""
+
+    count: int
+    value: float
+    """Sum of the values that came with it; 0 for outcomes without a value."""
+
+
+class VariantCounts(Struct, frozen=True, kw_only=True):
+    """Totals of one variant over all allocations."""
+
+    variant: str
+    known: bool | None
+    """Whether the catalogue has this variant; None when the catalogue could not be read."""
+    units: int
+    """Summed over allocations: a unit that was seen under two of them counts twice."""
+    impressions: int
+    clicks: int
+    ctr: float | None
+    """clicks / impressions; None before the first impression."""
+    outcomes: dict[str, OutcomeCounts]
+    cells: dict[str, CellStatistics]
+    """Allocation key → the exact sums every estimate is computed from."""
+
+
+class ExperimentCounts(Struct, frozen=True, kw_only=True):
+    """Totals of one experiment."""
+
+    experiment: str
+    known: bool | None
+    """Whether the catalogue has this experiment; None when the catalogue could not be read."""
+    impressions: int
+    clicks: int
+    variants: dict[str, VariantCounts]
+    """In order of name; the variants the catalogue has are there from the start, with zeros."""
+
+
+class RecordCounts(Struct, frozen=True, kw_only=True):
+    """What became of every record read, and what is still open."""
+
+    impressions: dict[str, int]
+    """Outcome (`counted`, `duplicate`, `late`, `malformed`, …) → records of topic `impressions`."""
+    clicks: dict[str, int]
+    """The same of topic `clicks`, with `unmatched`."""
+    waiting: int
+    """Clicks that wait for their impression: a gauge, in no outcome yet."""
+    open: int
+    """Impressions whose attribution window is open."""
+
+
+class Snapshot(Struct, frozen=True, kw_only=True):
+    """One reading: each partition is of one moment, with the offsets its counters include."""
+
+    experiments: dict[str, ExperimentCounts]
+    records: RecordCounts
+    offsets: dict[int, tuple[int, int]]
+    """Partition → next (impressions, clicks) offset counted."""
+    watermark_ms: int | None
+    """The smallest watermark: all event time before it has been seen on both topics. None before any event."""
+
+
+class LiveCounters:
+    """Reads the counters of every experiment. `sluice.LiveCounters().experiment("demo").variants["b"].ctr`.
+
+    Every call reads Redis anew. The catalogue, which says which experiments and variants were defined, is read from
+    Kafka at first use and again when something unknown turns up; without a broker `known` is None.
+    """
+
+    def __init__(self, settings: Settings | None = None, *, known: Mapping[str, Experiment] | None = None) -> None:
+        """`known`: the catalogue, for those who have it. Raises TransportError when no Redis answers in 15 s."""
+        self._settings = settings or Settings.load()
+        self._client = wait_for_redis(self._settings)
+        self._store = CounterStore(self._client, Keys(self._settings.prefix))
+        self._given = known
+        self._catalogue: Mapping[str, Experiment] | None = known
+        self._loaded_at: float | None = None
+
+    def experiment(self, name: str) -> ExperimentCounts:
+        """Totals of one experiment; zeros when nothing was counted for it."""
+        found = self.snapshot().experiments.get(name)
+        if found is not None:
+            return found
+        known = None if self._catalogue is None else False
+        return ExperimentCounts(experiment=name, known=known, impressions=0, clicks=0, variants={})
+
+    def totals(self) -> dict[str, ExperimentCounts]:
+        """Name → totals of every experiment that was counted or defined, in order of name."""
+        return self.snapshot().experiments
+
+    def records(self) -> RecordCounts:
+        """What became of every record of both topics."""
+        return self.snapshot().records
+
+    def snapshot(self) -> Snapshot:
+        """Everything, in one reading."""
+        counts = [found for p in self._store.partitions() if (found := self._store.read(p)) is not None]
+        cells = sum_cells(cell for partition in counts for cell in partition.cells)
+        self._refresh({(experiment, variant) for experiment, variant, _ in cells})
+        marks = [partition.watermark_ms for partition in counts if partition.watermark_ms >= 0]
+        return Snapshot(
+            experiments=_experiments(cells, self._catalogue),
+            records=_records(counts),
+            offsets={c.partition: (c.impressions_offset, c.clicks_offset) for c in counts},
+            watermark_ms=min(marks, default=None),
+        )
+
+    def _refresh(self, counted: set[tuple[str, str]]) -> None:
+        if self._given is not None or not self._settings.kafka:
+            return
+        known = self._catalogue or {}
+        complete = self._catalogue is not None and all(
+            name in known and any(v.name == variant for v in known[name].variants) for name, variant in counted
+        )
+        now = time.monotonic()
+        if complete or (self._loaded_at is not None and now - self._loaded_at < _RELOAD_S):
+            return
+        try:
+            self._catalogue = catalogue.load(self._settings)
+        except SluiceError as error:
+            log.warning("the catalogue cannot be read, so unknown experiments are not marked: %s", error)
+        self._loaded_at = time.monotonic()
+
+    def close(self) -> None:
+        self._client.close()
+
+    def __enter__(self) -> LiveCounters:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def sum_cells(cells: Iterable[StatsCell]) -> dict[tuple[str, str, str], CellStatistics]:
+    """(experiment, variant, allocation) → sums over partitions, in order of key."""
+    groups: dict[tuple[str, str, str], list[CellStatistics]] = {}
+    for cell in cells:
+        groups.setdefault((cell.experiment, cell.variant, cell.allocation), []).append(cell.statistics)
+    return {key: reduce(add, groups[key]) for key in sorted(groups)}
+
+
+def _experiments(
+    cells: Mapping[tuple[str, str, str], CellStatistics], known: Mapping[str, Experiment] | None
+) -> dict[str, ExperimentCounts]:
+    by_variant: dict[str, dict[str, dict[str, CellStatistics]]] = {}
+    for name, experiment in (known or {}).items():
+        by_variant[name] = {variant.name: {} for variant in experiment.variants}
+    for (name, variant, allocation), statistics in cells.items():
+        by_variant.setdefault(name, {}).setdefault(variant, {})[allocation] = statistics
+    return {name: _experiment(name, by_variant[name], known) for name in sorted(by_variant)}
+
+
+def _experiment(
+    name: str, variants: Mapping[str, Mapping[str, CellStatistics]], known: Mapping[str, Experiment] | None
+) -> ExperimentCounts:
+    defined = {variant.name for variant in known[name].variants} if known and name in known else set()
+    rows = {
+        variant: _variant(variant, variants[variant], None if known is None else variant in defined)
+        for variant in sorted(variants)
+    }
+    return ExperimentCounts(
+        experiment=name,
+        known=None if known is None else name in known,
+        impressions=sum(row.impressions for row in rows.values()),
+        clicks=sum(row.clicks for row in rows.values()),
+        variants=rows,
+    )
+
+
+def _variant(name: str, cells: Mapping[str, CellStatistics], known: bool | None) -> VariantCounts:
+    total = sum(cells.values(), CellStatistics())
+    clicks = total.outcome("click").count
+    return VariantCounts(
+        variant=name,
+        known=known,
+        units=total.units,
+        impressions=total.impressions,
+        clicks=clicks,
+        ctr=clicks / total.impressions if total.impressions else None,
+        outcomes={
+            outcome: OutcomeCounts(sums.count, sums.value / VALUE_SCALE)
+            for outcome, sums in sorted(total.outcomes.items())
+        },
+        cells=dict(cells),
+    )
+
+
+def _records(counts: Iterable[PartitionCounts]) -> RecordCounts:
+    topics: dict[str, dict[str, int]] = {"impressions": {}, "clicks": {}}
+    waiting = opened = 0
+    for partition in counts:
+        waiting += partition.waiting
+        opened += partition.open
+        for key, number in partition.records.items():
+            topic, _, outcome = key.partition(".")
+            found = topics.setdefault(topic, {})
+            found[outcome] = found.get(outcome, 0) + number
+    return RecordCounts(impressions=topics["impressions"], clicks=topics["clicks"], waiting=waiting, open=opened)
