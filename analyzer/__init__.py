@@ -1,0 +1,1 @@
+"""From counts to decisions: reads `variant-stats`, publishes `decisions`."""

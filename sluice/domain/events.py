@@ -182,13 +182,16 @@ class DecisionMade(Struct, frozen=True, kw_only=True, tag_field="type", tag="dec
     """Sufficient statistics, summed over partitions, in order of (variant, allocation)."""
     results: tuple[VariantResult, ...]
     sample_ratio_p: float | None
-    """p-value of the units seen against the units each allocation promised; null while there are none."""
+    """p-value of the units seen against the units each allocation promised; null while there are too few."""
     allocation: dict[str, Percent]
     allocation_version: int
     """Moves only when `allocation` changes; assignments carry it."""
     verdict: Verdict
     reasons: tuple[str, ...]
     guardrails: tuple[dict[str, object], ...] = ()
+    previous_allocation: dict[str, Percent] = {}
+    """Of the decision before this one, whose version is `version` − 1; empty when this is the first."""
+    previous_allocation_version: int = 0
     v: int = SCHEMA_VERSION
 
 
