@@ -11,6 +11,8 @@
 | `SLUICE_WINDOW_MS`, `SLUICE_LATENESS_MS` | attribution window and allowed lateness |
 | `SLUICE_SKEW_MS` | how far event time may lie ahead of the broker's clock |
 | `SLUICE_BUCKET_MS` | width of the time-bucketed counters |
+| `SLUICE_MAX_HELD` | open impressions and waiting clicks a processor holds before it reads only the topic behind |
+| `SLUICE_ACCEPT_TRUNCATED` | `1`: count from where a log starts when its beginning is gone |
 """
 
 from __future__ import annotations
@@ -42,6 +44,8 @@ class Settings:
     lateness_ms: int = 60 * 1000
     skew_ms: int = 5 * 60 * 1000
     bucket_ms: int = 3600 * 1000
+    max_held: int = 4_000_000
+    accept_truncated: bool = False
 
     @classmethod
     def load(cls, environ: Mapping[str, str] | None = None) -> Settings:
@@ -55,6 +59,7 @@ class Settings:
             name: _whole(env, f"SLUICE_{name.upper()}", getattr(cls, name), minimum)
             for name, minimum in (
                 ("partitions", 1), ("window_ms", 0), ("lateness_ms", 0), ("skew_ms", 0), ("bucket_ms", 1),
+                ("max_held", 1),
             )
         }  # fmt: skip
         return cls(
@@ -63,6 +68,7 @@ class Settings:
             redis=env.get("SLUICE_REDIS") or found.get("redis", ""),
             state=state,
             prefix=env.get("SLUICE_PREFIX", "sluice:"),
+            accept_truncated=env.get("SLUICE_ACCEPT_TRUNCATED", "") not in ("", "0"),
             **numbers,
         )
 

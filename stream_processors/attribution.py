@@ -36,7 +36,7 @@ class Record(Protocol):
 
     def value(self) -> bytes | None: ...
     def key(self) -> bytes | None: ...
-    def offset(self) -> int: ...
+    def offset(self) -> int | None: ...
     def timestamp(self) -> tuple[int, int]: ...
 
 
@@ -235,7 +235,7 @@ class Attribution:
         if run:
             counting.add_impressions(rows, run)
         if record is not None:
-            self.impressions_offset = record.offset() + 1
+            self.impressions_offset = _offset(record) + 1
         self.impressions_watermark = watermark
         self._tally("impressions.counted", counted)
         self._tally("impressions.duplicate", duplicate)
@@ -290,7 +290,7 @@ class Attribution:
             else:
                 duplicate += 1
         if record is not None:
-            self.clicks_offset = record.offset() + 1
+            self.clicks_offset = _offset(record) + 1
         self.clicks_watermark = watermark
         self._tally("clicks.counted", counted)
         self._tally("clicks.duplicate", duplicate)
@@ -338,7 +338,7 @@ class Attribution:
             outcome,
             event.click_id,
             event.value_milli,
-            record.offset(),
+            _offset(record),
             record.key() or b"",
             record.value() or b"",
         )
@@ -465,7 +465,7 @@ class Attribution:
 
     def _reject(self, topic: str, record: Record, reason: str, detail: str) -> None:
         if self.emitting:
-            rejected = Rejected(topic, record.offset(), reason, detail, record.key() or b"", record.value() or b"")
+            rejected = Rejected(topic, _offset(record), reason, detail, record.key() or b"", record.value() or b"")
             self._rejected.append(rejected)
 
 
@@ -477,6 +477,12 @@ def _low(marks: list[tuple[int, int]], limit: int) -> int:
             best = place
     del marks[:best]
     return marks[0][0]
+
+
+def _offset(record: Record) -> int:
+    offset = record.offset()
+    assert offset is not None, "a consumed record has an offset"
+    return offset
 
 
 def _size_problem(data: bytes | None) -> str:

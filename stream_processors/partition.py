@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 import msgspec
@@ -78,10 +78,10 @@ class PartitionCounter:
         """Open impressions and waiting clicks in memory."""
         return self.core.open_count + self.core.waiting_count
 
-    def read_impressions(self, records: Sequence[Record]) -> None:
+    def read_impressions(self, records: Iterable[Record]) -> None:
         self.core.read_impressions(records)
 
-    def read_clicks(self, records: Sequence[Record]) -> None:
+    def read_clicks(self, records: Iterable[Record]) -> None:
         self.core.read_clicks(records)
 
     def rebuilt(self) -> None:

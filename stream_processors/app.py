@@ -1,0 +1,110 @@
+"""The Faust application: a channel of record batches, the agent that counts them, and a web page.
+
+`faust -A stream_processors.app worker` and `sluice process` both start it. A plain Faust agent hands
+every event through asyncio several times; here librdkafka hands over whole batches, a service feeds
+them to a channel, and one agent works a batch at a time.
+
+Library: faust-streaming. Its own `exactly_once` is not used: the counting guarantee is in
+`stream_processors.partition` and the store.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import faust
+from mode import Service
+
+from sluice.names import EXPERIMENTS
+from sluice.settings import Settings
+from stream_processors.worker import Batch, CountingWorker
+
+__all__ = ["app", "build"]
+
+log = logging.getLogger(__name__)
+
+
+def build(settings: Settings, *, web_port: int | None = None, batch_size: int = 10_000) -> faust.App:
+    """The application, unconnected until it is started."""
+    application = faust.App(
+        f"sluice-process-{os.getpid()}",
+        broker=[f"kafka://{address}" for address in (settings.kafka or "127.0.0.1:9092").split(",")],
+        store="memory://",
+        topic_disable_leader=True,
+        topic_allow_declare=False,
+        topic_partitions=1,
+        web_enabled=web_port is not None,
+        web_host="127.0.0.1",
+        web_bind="127.0.0.1",
+        web_port=web_port or 6066,
+        broker_session_timeout=6,
+        broker_heartbeat_interval=2,
+        broker_request_timeout=30,
+        autodiscover=False,
+    )
+    batches = application.channel(value_type=Batch, maxsize=1)
+    # One thread for consuming and counting: a rebalance never meets a batch half done, and the event loop
+    # stays free for the web page and Faust's own heartbeats.
+    hands = ThreadPoolExecutor(1, thread_name_prefix="counting")
+    known: dict[str, int] = {}
+    working: dict[str, CountingWorker] = {}
+
+    class Feed(Service):
+        """Fetches batches and feeds them to the channel; owns the worker."""
+
+        async def on_start(self) -> None:
+            loop = asyncio.get_running_loop()
+            working["worker"] = await loop.run_in_executor(
+                hands, lambda: CountingWorker(settings, stopping=lambda: self.should_stop)
+            )
+
+        @Service.task
+        async def _feed(self) -> None:
+            loop = asyncio.get_running_loop()
+            while not self.should_stop:
+                batch = await loop.run_in_executor(hands, working["worker"].poll, batch_size)
+                await batches.send(value=batch)
+
+        async def on_stop(self) -> None:
+            if "worker" in working:
+                await asyncio.get_running_loop().run_in_executor(hands, working["worker"].close)
+            hands.shutdown(wait=False)
+
+    application.service(Feed)
+
+    @application.agent(batches, name="count")
+    async def count(stream: Any) -> None:
+        loop = asyncio.get_running_loop()
+        async for batch in stream:
+            try:
+                await loop.run_in_executor(hands, working["worker"].process, batch)
+            except Exception as error:
+                # Faust would restart the agent and lose the batch from memory: stop loudly instead. The
+                # next start takes the partitions up from the store.
+                log.error("stopped counting: %s", error)
+                await application.crash(error)
+                raise
+
+    @application.agent(application.topic(EXPERIMENTS, value_type=bytes, value_serializer="raw"), name="catalogue")
+    async def catalogue(stream: Any) -> None:
+        # Counting does not consult the catalogue; the page says which experiments it knows.
+        async for event in stream.events():
+            name = (event.message.key or b"").decode(errors="replace")
+            if event.value is None:
+                known.pop(name, None)
+            else:
+                known[name] = event.message.offset
+
+    @application.page("/state/")
+    async def state(self: Any, request: Any) -> Any:
+        worker = working.get("worker")
+        return self.json({"experiments": sorted(known), **(worker.state() if worker else {})})
+
+    return application
+
+
+app = build(Settings.load())

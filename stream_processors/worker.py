@@ -1,0 +1,352 @@
+"""The counting worker: a librdkafka consumer, the partitions it owns, and their commits. One thread uses it.
+
+`poll` fetches a batch of records, `process` counts it and commits. Both run on the same thread, so a
+rebalance never meets a batch half done; `stream_processors.app` drives them from Faust.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Any, TypeVar
+
+from sluice.adapters.counters import CounterStore, PartitionUpdate
+from sluice.adapters.kafka import Consumer, KafkaError, Message, TopicPartition, consumer, producer
+from sluice.adapters.reader import read_range
+from sluice.adapters.redis import RedisError, wait_for_redis
+from sluice.domain.definitions import Definitions
+from sluice.domain.events import DeadLetter, encode
+from sluice.errors import Fenced, LogTruncated, TransportError
+from sluice.names import CLICKS, DEAD_LETTERS, IMPRESSIONS, VARIANT_STATS, Keys
+from sluice.settings import Settings
+from stream_processors.attribution import Rejected
+from stream_processors.partition import PartitionCounter
+
+__all__ = ["Batch", "CountingWorker", "definitions_of"]
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+GROUP = "sluice-processors"
+SNAPSHOT_EVERY_S = 0.1
+MEMORY_RESUME = 0.9
+"""Reading both topics goes on once this share of the memory limit is reached from above."""
+
+
+def definitions_of(settings: Settings) -> Definitions:
+    return Definitions(settings.window_ms, settings.lateness_ms, settings.skew_ms, settings.bucket_ms)
+
+
+@dataclass
+class Batch:
+    """Records as they were fetched, and the generation of assignments they were fetched under."""
+
+    messages: list[Message]
+    generation: int
+
+
+@dataclass
+class _Owned:
+    counter: PartitionCounter
+    generation: int
+    snapshot_due: bool = True
+    snapshot_at: float = 0.0
+    paused: str = ""
+    """The topic that is not read because memory is full; empty when both are read"""
+
+
+@dataclass
+class Totals:
+    """What the worker did since it started, for its web page and the tests."""
+
+    records: int = 0
+    commits: int = 0
+    fenced: int = 0
+    rebuilt: int = 0
+    dead_letters: int = 0
+    stalled: list[str] = field(default_factory=list)
+
+
+class CountingWorker:
+    """Owns the partitions the consumer group gives it. Not thread-safe."""
+
+    def __init__(self, settings: Settings, *, stopping: Callable[[], bool] = lambda: False) -> None:
+        """Connects. Raises TransportError when the broker or Redis does not answer."""
+        self.settings = settings
+        self.definitions = definitions_of(settings)
+        self.totals = Totals()
+        self._stopping = stopping
+        self._store = CounterStore(wait_for_redis(settings), Keys(settings.prefix))
+        self._producer = producer(settings)
+        self._failed_deliveries: list[str] = []
+        self._owned: dict[int, _Owned] = {}
+        self._generation = 0
+        self._broker_away_since = 0.0
+        self._consumer: Consumer = consumer(
+            settings,
+            group=GROUP,
+            overrides={
+                # The same partition number of both topics must go to the same worker: range does that.
+                "partition.assignment.strategy": "range",
+                "session.timeout.ms": 6000,
+                "heartbeat.interval.ms": 1500,
+                "fetch.wait.max.ms": 20,
+                "fetch.message.max.bytes": 4_000_000,
+                "queued.max.messages.kbytes": 65_536,
+                "error_cb": self._broker_error,
+            },
+        )
+        self._consumer.subscribe([IMPRESSIONS, CLICKS], on_assign=self._assigned, on_revoke=self._revoked)
+
+    # -- assignment --------------------------------------------------------------------------------
+
+    def _assigned(self, client: Consumer, places: list[TopicPartition]) -> None:
+        partitions = sorted({place.partition for place in places})
+        self._generation += 1
+        self._owned = {}
+        for partition in partitions:
+            self._owned[partition] = self._load(partition)
+        client.assign(self._places(partitions))
+        log.info("counting partitions %s", partitions)
+
+    def _revoked(self, client: Consumer, places: list[TopicPartition]) -> None:
+        # Everything processed is committed; what was fetched and not processed is read again by the next owner.
+        log.info("let go of partitions %s", sorted({place.partition for place in places}))
+        self._owned = {}
+
+    def _places(self, partitions: list[int]) -> list[TopicPartition]:
+        return [
+            TopicPartition(topic, partition, offset)
+            for partition in partitions
+            for topic, offset in zip((IMPRESSIONS, CLICKS), self._owned[partition].counter.offsets, strict=True)
+        ]
+
+    def _load(self, partition: int) -> _Owned:
+        """A counter that stands where the store says, its open window rebuilt from the log."""
+        return self._patiently(lambda: self._load_once(partition), f"loading partition {partition}")
+
+    def _load_once(self, partition: int) -> _Owned:
+        stored = self._store.read(partition)
+        start = (0, 0)
+        if stored is None or stored.definitions != self.definitions:
+            if stored is not None:
+                log.warning(
+                    "partition %d was counted with %s, this worker counts with %s: counting again from the log",
+                    partition, stored.definitions, self.definitions,
+                )  # fmt: skip
+            start = self._log_start(partition)
+        counter = PartitionCounter(partition, self.definitions, stored, start=start)
+        if counter.rebuild is not None:
+            ranges = counter.rebuild
+            for topic, read, (low, high) in (
+                (IMPRESSIONS, counter.read_impressions, ranges[0]),
+                (CLICKS, counter.read_clicks, ranges[1]),
+            ):
+                for messages in read_range(self.settings, topic, partition, low, high):
+                    read(messages)
+            counter.rebuilt()
+            self.totals.rebuilt += 1
+            (i0, i1), (c0, c1) = ranges
+            log.info("partition %d: rebuilt from impressions %d–%d, clicks %d–%d", partition, i0, i1, c0, c1)
+        return _Owned(counter, self._generation)
+
+    def _log_start(self, partition: int) -> tuple[int, int]:
+        """First offsets of the two logs. Raises LogTruncated when their beginning is gone."""
+        starts = []
+        for topic in (IMPRESSIONS, CLICKS):
+            low, _ = self._consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=10)
+            if low > 0 and not self.settings.accept_truncated:
+                raise LogTruncated(
+                    f"{topic}[{partition}]: the counts must start at offset 0, the log starts at {low}; "
+                    "set SLUICE_ACCEPT_TRUNCATED=1 to count from there (the counts then say so)"
+                )
+            starts.append(low)
+        return starts[0], starts[1]
+
+    def _patiently(self, action: Callable[[], T], what: str) -> T:
+        """Retry while the broker or Redis is away: one line when it starts, one when it ends."""
+        wait_s, started = 0.1, 0.0
+        while True:
+            try:
+                result = action()
+            except (RedisError, TransportError) as error:
+                if self._stopping():
+                    raise TransportError(f"{what}: {error}") from error
+                if not started:
+                    started = time.monotonic()
+                    log.warning("%s: %s; trying again until it answers", what, error)
+                time.sleep(wait_s)
+                wait_s = min(2 * wait_s, 5.0)
+            else:
+                if started:
+                    log.warning("%s: went on after %.1f s", what, time.monotonic() - started)
+                return result
+
+    def _reload(self, partition: int) -> None:
+        """Drop all memory of a partition and take it up again from the store."""
+        self._generation += 1
+        self._owned[partition] = self._load(partition)
+        for place in self._places([partition]):
+            self._consumer.seek(place)
+
+    # -- counting ----------------------------------------------------------------------------------
+
+    def poll(self, max_records: int = 10_000, timeout_s: float = 0.1) -> Batch:
+        """The next records, perhaps none. Partitions are given and taken inside this call."""
+        messages = self._consumer.consume(max_records, timeout_s)
+        if any(map(Message.error, messages)):
+            for error in filter(None, map(Message.error, messages)):
+                self._broker_error(error)
+            messages = [message for message in messages if message.error() is None]
+        return Batch(messages, self._generation)
+
+    def process(self, batch: Batch) -> None:
+        """Count a batch and commit every partition it moved."""
+        moved: dict[int, _Owned] = {}
+        for partition, run in groupby(batch.messages, Message.partition):
+            owned = self._owned.get(partition)  # type: ignore[arg-type]
+            if owned is None or batch.generation < owned.generation:
+                continue  # fetched before the partition was let go or taken up again: it is read anew
+            moved[owned.counter.partition] = owned
+            for topic, records in groupby(run, Message.topic):
+                read = owned.counter.read_impressions if topic == IMPRESSIONS else owned.counter.read_clicks
+                read(records)  # type: ignore[arg-type]
+        self.totals.records += len(batch.messages)
+        if moved:
+            self._commit(moved)
+        self._bound_memory()
+        self._publish()
+        self._producer.poll(0)
+
+    def _commit(self, moved: dict[int, _Owned]) -> None:
+        updates: list[PartitionUpdate] = []
+        rejected: list[tuple[int, Rejected]] = []
+        try:
+            for partition, owned in moved.items():
+                update, refused = owned.counter.prepare(self._store)
+                updates.append(update)
+                rejected += [(partition, one) for one in refused]
+            self._flush_dead_letters(rejected)
+            answers = self._store.commit(updates)
+        except RedisError as error:
+            # Whether the call was carried out is unknown: what the store says counts, not this memory.
+            log.warning("commit failed, partitions %s start again from the store: %s", sorted(moved), error)
+            for partition in moved:
+                self._reload(partition)
+            return
+        for update, answer in zip(updates, answers, strict=True):
+            owned = moved[update.partition]
+            if isinstance(answer, Fenced):
+                log.warning("fenced: %s", answer)
+                self.totals.fenced += 1
+                self._reload(update.partition)
+            else:
+                owned.counter.committed(update)
+                owned.snapshot_due = True
+                self.totals.commits += 1
+
+    def _flush_dead_letters(self, rejected: list[tuple[int, Rejected]]) -> None:
+        """All of them are on the broker before the commit that counts them."""
+        if not rejected:
+            return
+        for partition, one in rejected:
+            letter = DeadLetter(
+                topic=one.topic,
+                partition=partition,
+                offset=one.offset,
+                reason=one.reason,
+                detail=one.detail,
+                key=one.key,
+                value=one.value,
+            )
+            self._produce(DEAD_LETTERS, one.key, encode(letter))
+        while self._producer.flush(1.0):
+            if self._stopping():
+                raise TransportError("stopped while dead letters were not on the broker yet")
+        if self._failed_deliveries:
+            raise TransportError(f"dead letters were refused: {self._failed_deliveries.pop()}")
+        self.totals.dead_letters += len(rejected)
+
+    def _produce(self, topic: str, key: bytes, value: bytes) -> None:
+        while True:
+            try:
+                self._producer.produce(topic, value, key, on_delivery=self._delivered)
+                return
+            except BufferError:
+                self._producer.poll(0.1)
+
+    def _delivered(self, error: KafkaError | None, message: Message) -> None:
+        if error is not None:
+            self._failed_deliveries.append(f"{message.topic()}: {error.str()}")
+
+    def _publish(self, *, force: bool = False) -> None:
+        """A snapshot of every partition that moved, at most every SNAPSHOT_EVERY_S."""
+        now = time.monotonic()
+        for partition, owned in self._owned.items():
+            if owned.snapshot_due and (force or now - owned.snapshot_at >= SNAPSHOT_EVERY_S):
+                self._produce(VARIANT_STATS, str(partition).encode(), encode(owned.counter.snapshot()))
+                owned.snapshot_due, owned.snapshot_at = False, now
+
+    # -- memory ------------------------------------------------------------------------------------
+
+    @property
+    def held(self) -> int:
+        """Open impressions and waiting clicks in memory."""
+        return sum(owned.counter.held for owned in self._owned.values())
+
+    def _bound_memory(self) -> None:
+        """At the limit, read only the topic that is behind; its progress closes what is held."""
+        held, limit = self.held, self.settings.max_held
+        self.totals.stalled = []
+        if held >= limit:
+            for partition, owned in self._owned.items():
+                core = owned.counter.core
+                behind_first = core.impressions_watermark <= core.clicks_watermark
+                ahead, behind = (CLICKS, IMPRESSIONS) if behind_first else (IMPRESSIONS, CLICKS)
+                self.totals.stalled.append(f"{behind}[{partition}]")
+                if owned.paused != ahead:
+                    self._resume(partition, owned)
+                    self._consumer.pause([TopicPartition(ahead, partition)])
+                    owned.paused = ahead
+                    log.warning(
+                        "memory limit of %d held records: reading only %s of partition %d; "
+                        "if that topic is silent, a heartbeat on it moves this on",
+                        limit, behind, partition,
+                    )  # fmt: skip
+        elif held < limit * MEMORY_RESUME:
+            for partition, owned in self._owned.items():
+                self._resume(partition, owned)
+
+    def _resume(self, partition: int, owned: _Owned) -> None:
+        if owned.paused:
+            self._consumer.resume([TopicPartition(owned.paused, partition)])
+            owned.paused = ""
+
+    # -- the rest ----------------------------------------------------------------------------------
+
+    def _broker_error(self, error: Any) -> None:
+        now = time.monotonic()
+        if now - self._broker_away_since > 30:
+            log.warning("broker: %s; the client keeps trying", error.str())
+            self._broker_away_since = now
+
+    def state(self) -> dict[str, Any]:
+        """For the web page: what is owned, where it stands, what was done."""
+        return {
+            "partitions": {
+                partition: {"offsets": owned.counter.offsets, "held": owned.counter.held, "paused": owned.paused}
+                for partition, owned in self._owned.items()
+            },
+            **vars(self.totals),
+        }
+
+    def close(self) -> None:
+        """Publish the last snapshots and leave the group. What was not committed is read again by the next."""
+        try:
+            self._publish(force=True)
+            self._producer.flush(5)
+        finally:
+            self._consumer.close()
