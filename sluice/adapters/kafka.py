@@ -26,10 +26,31 @@ log = logging.getLogger(__name__)
 PARTITIONER = "murmur2_random"
 
 
+class _Complaints:
+    """Errors of a client's connections, one log line each half minute however many clients complain."""
+
+    EVERY_S = 30.0
+
+    def __init__(self) -> None:
+        self._last: dict[str, float] = {}
+
+    def __call__(self, error: KafkaError) -> None:
+        if error.code() in (KafkaError._TRANSPORT, KafkaError._RESOLVE) and not error.fatal():
+            return  # one connection of several; when it was the last, _ALL_BROKERS_DOWN follows
+        now = time.monotonic()
+        if now - self._last.get(error.name(), -self.EVERY_S) >= self.EVERY_S:
+            self._last[error.name()] = now
+            log.warning("Kafka: %s; retrying", error.str())
+
+
+_complain = _Complaints()
+
+
 def _common(settings: Settings) -> dict[str, Any]:
     return {
         "bootstrap.servers": settings.require_kafka(),
-        "log_level": 3,
+        # Without this librdkafka prints a line for every failed connection, twenty a second; see _Complaints.
+        "log_level": 2,
         "reconnect.backoff.max.ms": 2000,
         **settings.kafka_config,
     }
@@ -40,6 +61,7 @@ def producer(settings: Settings, overrides: Mapping[str, Any] | None = None) -> 
     return Producer(
         {
             **_common(settings),
+            "error_cb": _complain,
             "partitioner": PARTITIONER,
             "enable.idempotence": True,
             "acks": "all",
@@ -58,6 +80,7 @@ def consumer(
     return Consumer(
         {
             **_common(settings),
+            "error_cb": _complain,
             "group.id": group,
             "enable.auto.commit": False,
             "enable.partition.eof": False,

@@ -16,10 +16,12 @@ class TopicReader:
     """All partitions of one topic, from the start or from now on. Use as a context manager.
 
     Not thread-safe. Reading starts at construction: with `from_start=False`, records written after the
-    constructor returned are seen, all of them.
+    constructor returned are seen, all of them, and before them the `last` ones of each partition.
     """
 
-    def __init__(self, settings: Settings, topic: str, *, from_start: bool, timeout_s: float = 15.0) -> None:
+    def __init__(
+        self, settings: Settings, topic: str, *, from_start: bool, last: int = 0, timeout_s: float = 15.0
+    ) -> None:
         self.topic = topic
         self._consumer = consumer(settings, overrides={"fetch.wait.max.ms": 50})
         try:
@@ -28,7 +30,9 @@ class TopicReader:
         except BaseException:
             self._consumer.close()
             raise
-        self._next = {p: low if from_start else high for p, (low, high) in enumerate(marks)}
+        self._next = {p: low if from_start else max(low, high - last) for p, (low, high) in enumerate(marks)}
+        self.whole = all(self._next[p] == low for p, (low, _) in enumerate(marks))
+        """Whether reading starts with the first record that the log still holds."""
         self.ends = {p: high for p, (_, high) in enumerate(marks)}
         """Partition → next offset of the log when the reader was made."""
         self._consumer.assign([TopicPartition(topic, p, offset) for p, offset in self._next.items()])
