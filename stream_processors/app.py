@@ -46,7 +46,7 @@ def build(settings: Settings, *, web_port: int | None = None, batch_size: int = 
         broker_request_timeout=30,
         autodiscover=False,
     )
-    batches = application.channel(value_type=Batch, maxsize=1)
+    batches = application.channel(maxsize=1)
     # One thread for consuming and counting: a rebalance never meets a batch half done, and the event loop
     # stays free for the web page and Faust's own heartbeats.
     hands = ThreadPoolExecutor(1, thread_name_prefix="counting")

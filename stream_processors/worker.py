@@ -207,13 +207,13 @@ class CountingWorker:
         """Count a batch and commit every partition it moved."""
         moved: dict[int, _Owned] = {}
         for partition, run in groupby(batch.messages, Message.partition):
-            owned = self._owned.get(partition)  # type: ignore[arg-type]
+            owned = self._owned.get(partition)
             if owned is None or batch.generation < owned.generation:
                 continue  # fetched before the partition was let go or taken up again: it is read anew
             moved[owned.counter.partition] = owned
             for topic, records in groupby(run, Message.topic):
                 read = owned.counter.read_impressions if topic == IMPRESSIONS else owned.counter.read_clicks
-                read(records)  # type: ignore[arg-type]
+                read(records)
         self.totals.records += len(batch.messages)
         if moved:
             self._commit(moved)

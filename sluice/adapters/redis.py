@@ -10,7 +10,7 @@ from redis.exceptions import RedisError
 from sluice.errors import TransportError
 from sluice.settings import Settings, masked_url
 
-__all__ = ["RedisError", "connect", "wait_for_redis"]
+__all__ = ["RedisError", "connect", "server_info", "wait_for_redis"]
 
 
 def connect(settings: Settings) -> redis.Redis:

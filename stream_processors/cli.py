@@ -1,0 +1,85 @@
+"""`sluice process`, `sluice verify`, `sluice resolve`. Libraries: click, rich."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+import threading
+
+import click
+import msgspec
+
+from sluice.adapters.kafka import partition_count, producer, wait_for_broker
+from sluice.adapters.redis import wait_for_redis
+from sluice.names import CLICKS, IMPRESSIONS
+from sluice.settings import Settings
+
+__all__ = ["process", "resolve", "verify"]
+
+
+@click.command()
+@click.option("--web-port", type=click.IntRange(1, 65535), help="Serve /state/ on 127.0.0.1 at this port.")
+@click.option("--batch", type=click.IntRange(1, 100_000), default=10_000, show_default=True, help="Records a batch.")
+@click.option("--loglevel", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True)
+def process(web_port: int | None, batch: int, loglevel: str) -> None:
+    """Attribute and count, exactly once into Redis. Any number may run; they share the partitions."""
+    settings = Settings.load()
+    wait_for_broker(settings)
+    wait_for_redis(settings)
+    client = producer(settings)
+    for topic in (IMPRESSIONS, CLICKS):
+        partition_count(client, topic)  # a clear error now instead of a worker that waits for a topic
+    import faust
+
+    from stream_processors.app import build
+
+    worker = faust.Worker(
+        build(settings, web_port=web_port, batch_size=batch),
+        loglevel=loglevel.upper(),
+        redirect_stdouts=False,
+        quiet=True,
+    )
+    logging.getLogger("faust").setLevel(logging.WARNING)
+    logging.getLogger("mode").setLevel(logging.ERROR)
+    logging.getLogger("aiokafka").setLevel(logging.ERROR)
+    worker.execute_from_commandline()
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def verify(as_json: bool) -> None:
+    """Recount the log up to the stored offsets and compare every integer. Exit code 1 when one differs."""
+    from stream_processors.verify import verify as run
+
+    checks = run(Settings.load())
+    differences = [(check, difference) for check in checks for difference in check.differences]
+    result = "differs" if differences else "exact"
+    if as_json:
+        click.echo(msgspec.json.encode({"verify": result, "partitions": checks}))
+    else:
+        for check in checks:
+            click.echo(
+                f"partition {check.partition}: impressions[:{check.impressions_offset}] "
+                f"clicks[:{check.clicks_offset}], {check.numbers:,} integers, {len(check.differences)} differ"
+            )
+        for check, difference in differences[:20]:
+            click.echo(
+                f"  partition {check.partition}: {difference.name}: "
+                f"stored {difference.stored}, recounted {difference.recounted}"
+            )
+        if len(differences) > 20:
+            click.echo(f"  and {len(differences) - 20} more")
+        click.echo(f"verify: {result}")
+    sys.exit(1 if differences else 0)
+
+
+@click.command()
+def resolve() -> None:
+    """Give the impressions of an existing click stream (topic `raw-impressions`) their assignments."""
+    from stream_processors.resolver import run_resolver
+
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    run_resolver(Settings.load(), stop)
