@@ -64,11 +64,11 @@ def list_(as_json: bool) -> None:
         click.echo("no experiments yet; publish one with `sluice experiment apply FILE`")
         return
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-    for name in ("name", "unit", "primary", "bandit", "starts with", "hash"):
+    for name in ("name", "unit", "primary", "bandit", "hash", "starts with"):
         table.add_column(name)
     for item in found.values():
         shares = text.shares(item.starting_allocation)
-        table.add_row(item.name, item.unit, item.primary, item.bandit.policy, shares, config_hash(item))
+        table.add_row(item.name, item.unit, item.primary, item.bandit.policy, config_hash(item), shares)
     Console(highlight=False).print(table)
 
 

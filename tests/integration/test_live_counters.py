@@ -1,0 +1,122 @@
+"""`LiveCounters` over what `CounterStore` wrote: sums over partitions, unknown names, records by outcome."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import pytest
+from msgspec import json
+
+import sluice
+from sluice.adapters import catalogue
+from sluice.adapters.counters import CounterStore, PartitionUpdate
+from sluice.adapters.redis import connect
+from sluice.domain.definitions import Definitions
+from sluice.domain.experiment import Experiment, Variant
+from sluice.live import OutcomeCounts
+from sluice.names import Keys
+from sluice.settings import Settings
+
+E = Experiment(name="e", variants=(Variant(name="a"), Variant(name="b")))
+
+
+@pytest.fixture
+def settings(make_stack: Callable[..., Settings]) -> Settings:
+    return make_stack("embedded")
+
+
+def write(settings: Settings, partition: int, rows: dict[Iterable[str], str], offsets: str = "10,5") -> None:
+    """`rows`: (experiment, variant, allocation[, outcome]) or a record outcome → numbers, as a worker writes them."""
+    counts = {
+        "offsets": offsets,
+        "low": "0,0",
+        "start": "0,0",
+        "definitions": Definitions(1000, 100, 100, 60_000).encode(),
+        "time": f"{900 + partition},{800 + partition}",
+        "gauges": "2,3",
+        "outcomes": '["click","rating"]',
+        **{(key if isinstance(key, str) else json.encode(tuple(key)).decode()): value for key, value in rows.items()},
+    }
+    update = PartitionUpdate(
+        partition=partition, expected_offsets="", expected_definitions="", reset=False,
+        counts=counts, units={}, buckets={},
+    )  # fmt: skip
+    with connect(settings) as client:
+        assert CounterStore(client, Keys(settings.prefix)).commit([update]) == [None]
+
+
+def test_nothing_counted_is_empty_and_an_experiment_is_zeros(settings: Settings) -> None:
+    with sluice.LiveCounters(settings) as live:
+        assert live.totals() == {}
+        found = live.experiment("e")
+        assert (found.known, found.impressions, found.clicks, found.variants) == (False, 0, 0, {})
+        assert live.records() == sluice.RecordCounts(impressions={}, clicks={}, waiting=0, open=0)
+        assert live.snapshot().watermark_ms is None
+
+
+def test_sums_over_partitions_and_allocations(settings: Settings) -> None:
+    catalogue.apply(settings, [E])
+    write(settings, 0, {
+        ("e", "a", "a=50,b=50"): "2,8,34", ("e", "a", "a=50,b=50", "click"): "3,5,11,0,0,0",
+        ("e", "a", "a=90,b=10"): "1,2,4", ("e", "a", "a=90,b=10", "rating"): "2,4,4,7500,56250000,15000",
+        "impressions.counted": "10", "clicks.late": "1",
+    })  # fmt: skip
+    write(settings, 3, {
+        ("e", "a", "a=50,b=50"): "1,1,1", ("e", "a", "a=50,b=50", "click"): "1,1,1,0,0,0",
+        ("e", "a", "a=90,b=10", "rating"): "0,0,0,0,0,0", ("e", "a", "a=90,b=10"): "0,0,0",
+        "impressions.counted": "1", "clicks.unmatched": "4",
+    }, offsets="7,8")  # fmt: skip
+    with sluice.LiveCounters(settings) as live:
+        snapshot = live.snapshot()
+    found = snapshot.experiments["e"]
+    a, b = found.variants["a"], found.variants["b"]
+    assert (found.known, found.impressions, found.clicks) == (True, 11, 4)
+    assert (a.known, a.units, a.impressions, a.clicks, a.ctr) == (True, 4, 11, 4, 4 / 11)
+    assert a.outcomes == {"click": OutcomeCounts(4, 0.0), "rating": OutcomeCounts(2, 7.5)}
+    assert a.cells["a=50,b=50"].impressions_squared == 35
+    assert (b.known, b.impressions, b.ctr) == (True, 0, None)
+    assert snapshot.offsets == {0: (10, 5), 3: (7, 8)}
+    assert snapshot.watermark_ms == 800
+    assert snapshot.records == sluice.RecordCounts(
+        impressions={"counted": 11}, clicks={"late": 1, "unmatched": 4}, waiting=4, open=6
+    )
+
+
+def test_what_the_catalogue_does_not_know_is_marked(settings: Settings) -> None:
+    catalogue.apply(settings, [E])
+    write(settings, 0, {("e", "a", "a=100"): "1,1,1", ("e", "zz", "a=100"): "1,1,1", ("ghost", "a", "a=100"): "1,1,1"})
+    with sluice.LiveCounters(settings) as live:
+        found = live.totals()
+    assert {name: (row.known, {v: r.known for v, r in row.variants.items()}) for name, row in found.items()} == {
+        "e": (True, {"a": True, "b": True, "zz": False}),
+        "ghost": (False, {"a": False}),
+    }
+
+
+def test_an_experiment_that_is_defined_later_becomes_known(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sluice.live._RELOAD_S", 0.0)
+    write(settings, 0, {("e", "a", "a=100"): "1,1,1"})
+    with sluice.LiveCounters(settings) as live:
+        assert live.experiment("e").known is False
+        catalogue.apply(settings, [E])
+        assert live.experiment("e").known is True
+
+
+def test_without_a_broker_nothing_is_called_unknown(settings: Settings) -> None:
+    write(settings, 0, {("e", "a", "a=100"): "1,1,1"})
+    with sluice.LiveCounters(Settings(redis=settings.redis)) as live:
+        found = live.experiment("e")
+        assert (found.known, found.variants["a"].known, found.impressions) == (None, None, 1)
+    with sluice.LiveCounters(Settings(redis=settings.redis), known={"e": E}) as live:
+        assert live.experiment("e").known is True
+
+
+def test_another_prefix_sees_nothing(settings: Settings) -> None:
+    write(settings, 0, {("e", "a", "a=100"): "1,1,1"})
+    with sluice.LiveCounters(Settings(redis=settings.redis, prefix="other:")) as live:
+        assert live.totals() == {}
+
+
+def test_no_redis_named_is_a_config_error() -> None:
+    with pytest.raises(sluice.ConfigError, match="no Redis"):
+        sluice.LiveCounters(Settings())
