@@ -26,6 +26,7 @@ def bound(parent: int, command: list[str]) -> int:
     if os.getppid() != parent:
         return ORPHANED
     os.execv(command[0], command)
+    raise AssertionError("execv returned")
 
 
 def watched(parent: int, command: list[str]) -> int:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType
+from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType  # type: ignore[attr-defined]
 
 from sluice.adapters.kafka import Message, TopicPartition, consumer, ensure_topics, missing_topics, producer
 from sluice.adapters.reader import TopicReader, read_latest
@@ -90,9 +90,14 @@ def test_a_reader_from_now_sees_all_that_follows(stack: Settings, wait_until: Wa
     send(stack, CLICKS, [(b"user", b"before")])
     seen: list[bytes | None] = []
     with TopicReader(stack, CLICKS, from_start=False) as reader:
+
+        def ten_seen() -> bool:
+            seen.extend(message.value() for message in reader.poll())
+            return len(seen) >= 10
+
         assert reader.caught_up
         send(stack, CLICKS, [(b"user-%d" % n, b"after") for n in range(10)])
-        wait_until(lambda: seen.extend(m.value() for m in reader.poll()) or len(seen) >= 10, 10, "the records arrive")
+        wait_until(ten_seen, 10, "the records arrive")
     assert seen == [b"after"] * 10
 
 
@@ -102,7 +107,12 @@ def test_reading_starts_at_a_given_offset(stack: Settings, wait_until: Wait) -> 
     client = consumer(stack)
     client.assign([TopicPartition(CLICKS, partition, 6)])
     seen: list[bytes | None] = []
-    wait_until(lambda: seen.extend(m.value() for m in client.consume(10, 0.1)) or len(seen) >= 4, 10, "four records")
+
+    def four_seen() -> bool:
+        seen.extend(message.value() for message in client.consume(10, 0.1))
+        return len(seen) >= 4
+
+    wait_until(four_seen, 10, "four records are read")
     client.close()
     assert seen == [b"6", b"7", b"8", b"9"]
 
