@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 from redis.exceptions import RedisError
 
 from sluice.errors import TransportError
@@ -16,7 +18,12 @@ __all__ = ["RedisError", "connect", "server_info", "wait_for_redis"]
 def connect(settings: Settings) -> redis.Redis:
     """A client that answers bytes. Connects at the first command; retries are the caller's."""
     return redis.Redis.from_url(
-        settings.require_redis(), socket_timeout=10, socket_connect_timeout=5, health_check_interval=30
+        settings.require_redis(),
+        socket_timeout=10,
+        socket_connect_timeout=5,
+        health_check_interval=30,
+        # Once, for a connection that went stale; redis-py's own default would block a caller for seconds.
+        retry=Retry(NoBackoff(), 1),
     )
 
 
