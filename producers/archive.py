@@ -3,7 +3,6 @@ paths inside the archive are names to look up and no places to write to."""
 
 from __future__ import annotations
 
-import io
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +11,7 @@ from typing import IO
 
 from sluice.errors import ConfigError
 
-__all__ = ["Archive", "MAX_MEMBER_BYTES", "open_archive"]
+__all__ = ["MAX_MEMBER_BYTES", "Archive", "open_archive"]
 
 MAX_MEMBER_BYTES = 4 * 1024**3
 """A larger file is refused: the largest MovieLens file has 0.9 GB."""
@@ -62,7 +61,7 @@ class Archive:
                 raise ConfigError(f"{label}: unpacks to {info.file_size // max(1, info.compress_size)} times its size")
             # zipfile itself never returns more than the size that the directory of the zip promised.
             with self._zip.open(info) as stream:
-                yield io.BufferedReader(stream)  # type: ignore[arg-type]
+                yield stream
         except (KeyError, FileNotFoundError) as error:
             raise ConfigError(f"{label}: no such file") from error
         except (OSError, zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError) as error:

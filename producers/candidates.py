@@ -85,7 +85,9 @@ class RankedSlates:
         while self._observed < stop:
             upto = min(stop, self._observed + 1024)
             ended = self._by_end[self._observed : upto]
-            for slate, end_ms in zip(self._slates.take(ended), self._end_ms[self._observed : upto].tolist(), strict=True):
+            for slate, end_ms in zip(
+                self._slates.take(ended), self._end_ms[self._observed : upto].tolist(), strict=True
+            ):
                 for item, rating in zip(slate.items, slate.ratings_milli, strict=True):
                     liked = rating >= LIKED_MILLI
                     for ranker in self._rankers.values():

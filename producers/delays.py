@@ -18,7 +18,7 @@ Delay = Callable[[NDArray[np.float64]], NDArray[np.int64]]
 
 MAX_DELAY_MS = 30 * 24 * 3600 * 1000
 """A heavy tail ends here: every outcome that waits keeps its slate open."""
-ALLOWED = "none, fixed:DURATION, exponential:MEAN, uniform:LOW,HIGH or lognormal:MEDIAN,SIGMA (durations as 500ms, 30s, 5m, 2h)"
+ALLOWED = "none, fixed:TIME, exponential:MEAN, uniform:LOW,HIGH or lognormal:MEDIAN,SIGMA (times as 500ms, 30s, 5m, 2h)"
 _UNITS_MS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 
 

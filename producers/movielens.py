@@ -78,7 +78,7 @@ def _check(table: NDArray[np.float64], label: str, first_line: int) -> None:
     rules = [
         ((table[:, :2] >= 0) & (table[:, :2] == np.floor(table[:, :2])), "ids are whole numbers from 0"),
         ((rating >= 0.5) & (rating <= 5) & (rating * 2 == np.floor(rating * 2)), "ratings go from 0.5 to 5 by 0.5"),
-        ((time >= EARLIEST_S) & (time <= LATEST_S) & (time == np.floor(time)), "timestamps are whole seconds of 1990–2100"),
+        ((time >= EARLIEST_S) & (time <= LATEST_S) & (time == np.floor(time)), "timestamps are seconds of 1990–2100"),
     ]  # fmt: skip
     for valid, rule in rules:
         rows = valid.all(axis=1) if valid.ndim == 2 else valid
@@ -123,7 +123,9 @@ def _genres_of_csv(archive: Archive) -> dict[str, tuple[str, ...]]:
     found = {}
     for row in rows:
         if len(row) != 3:
-            raise ConfigError(f"{label}, line {rows.line_num}: {','.join(row)[:80]!r}: expected 3 fields, got {len(row)}")
+            raise ConfigError(
+                f"{label}, line {rows.line_num}: {','.join(row)[:80]!r}: expected 3 fields, got {len(row)}"
+            )
         found[row[0]] = _split(row[2])
     found.pop("movieId", None)
     return found
@@ -152,7 +154,9 @@ def _genres_of_100k(archive: Archive) -> dict[str, tuple[str, ...]]:
         movie, *rest = line.split("|")
         flags = rest[-19:]
         if len(rest) < 22 or not set(flags) <= {"0", "1"}:
-            raise ConfigError(f"{archive.path}/u.item, line {number}: {line[:80]!r}: expected 24 fields ending in 19 flags")
+            raise ConfigError(
+                f"{archive.path}/u.item, line {number}: {line[:80]!r}: expected 24 fields ending in 19 flags"
+            )
         # Genre 0 is called "unknown": no genre.
         found[movie] = tuple(names.get(i, str(i)) for i, flag in enumerate(flags) if flag == "1" and i)
     return found

@@ -16,9 +16,9 @@ CHUNK_BYTES = 32 * 1024 * 1024
 MAX_SHOWN = 80
 
 
-def read_numbers(stream: IO[bytes], label: str, *, separator: bytes, columns: int, header: bytes | None) -> NDArray[
-    np.float64
-]:
+def read_numbers(
+    stream: IO[bytes], label: str, *, separator: bytes, columns: int, header: bytes | None
+) -> NDArray[np.float64]:
     """Rows of exactly `columns` numbers → (n, columns) float64.
 
     `header`: the first line when there must be one; it is compared without regard to case and dropped.

@@ -24,7 +24,7 @@ _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 class Slate(NamedTuple):
     """One request. All its impressions share the event time `at_ms`, that of its first rating."""
 
-    index: int
+    number: int
     """Place in event-time order within the whole log, whatever part of it is replayed."""
     slate_id: str
     user_id: str

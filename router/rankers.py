@@ -21,8 +21,6 @@ PRIOR_GENRE_IMPRESSIONS = 4.0
 """Weight of the user's own click rate in the user's rate of a genre."""
 PRIOR_USER_IMPRESSIONS = 8.0
 """Weight of the overall click rate in the user's click rate."""
-AFFINITY_WEIGHT = 0.35
-"""How much of the user's deviation on an item's genres is added to the item's rate."""
 
 Genres = Mapping[str, tuple[str, ...]]
 """Item id → its genres; items that are missing have none."""
@@ -94,7 +92,7 @@ class Popularity:
 class Affinity:
     """An item's smoothed click rate, moved by how this user's click rate on the item's genres deviates.
 
-    score = rate(item) + AFFINITY_WEIGHT · mean over its genres of (rate(user, genre) − rate(user)), where
+    score = rate(item) + mean over its genres of (rate(user, genre) − rate(user)), where
     rate(user, genre) is shrunk to rate(user), which is shrunk to the overall rate. The user's own level is
     taken out because it is the same for all items of a slate.
     """
@@ -121,7 +119,7 @@ class Affinity:
         for item, rate in zip(items, rates, strict=True):
             genres = self._genres.get(item, ())
             if genres:
-                rate += AFFINITY_WEIGHT * sum([deviation.get(genre, 0.0) for genre in genres]) / len(genres)
+                rate += sum([deviation.get(genre, 0.0) for genre in genres]) / len(genres)
             scores.append(rate)
         return scores
 

@@ -196,9 +196,7 @@ class Router:
             in_force.update(((c.experiment, c.unit), answer) for (c, _), answer in zip(gone, replaced, strict=True))
         return in_force
 
-    def _patiently(
-        self, ask: Callable[[], list[tuple[StoredAssignment, bool]]]
-    ) -> list[tuple[StoredAssignment, bool]]:
+    def _patiently(self, ask: Callable[[], list[tuple[StoredAssignment, bool]]]) -> list[tuple[StoredAssignment, bool]]:
         wait_s, waited_s = FIRST_WAIT_S, 0.0
         while True:
             try:

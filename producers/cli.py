@@ -1,0 +1,179 @@
+"""`sluice replay`. Library: click, rich."""
+
+from __future__ import annotations
+
+import json
+import logging
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import click
+
+from producers.columns import parse_columns, to_ms
+from producers.pacing import parse_speed
+from producers.replay import OUTCOMES
+from producers.service import ReplayOptions
+from producers.service import replay as run_replay
+from sluice.domain.experiment import Experiment, load_experiments
+from sluice.errors import ConfigError
+from sluice.settings import Settings
+
+__all__ = ["bundled_experiments", "replay"]
+
+SHARE = click.FloatRange(0, 1)
+
+
+def bundled_experiments() -> tuple[Experiment, ...]:
+    """The demo experiment that ships with Sluice."""
+    file = resources.files("sluice") / "experiments" / "demo.yaml"
+    return load_experiments(file.read_text(), "demo.yaml")
+
+
+@click.command()
+@click.option("--data", help="MovieLens folder or zip, CSV or Parquet, or synthetic[:slates=N,users=N,VARIANT=RATE,…].")
+@click.option("--columns", help="Columns of a CSV or Parquet: user=…,item=…,rating=…,time=…[,genres=…].")
+@click.option("--experiment", "files", multiple=True, type=click.Path(path_type=Path), help="YAML; the first ranks.")
+@click.option("--speed", default="max", show_default=True, help="max, 60x (event time) or 500/s (slates a second).")
+@click.option("--start", help="First event time: ISO 8601, or seconds or ms since 1970.")
+@click.option("--stop", "end", help="Event time to stop before.")
+@click.option("--limit", type=click.IntRange(1), help="At most this many slates.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--slate-size", type=click.IntRange(2), default=10, show_default=True)
+@click.option("--top-k", type=click.IntRange(1), default=3, show_default=True)
+@click.option(
+    "--delay", default="exponential:30s", show_default=True, help="Of outcomes: none, fixed:1s, lognormal:30s,1, …"
+)
+@click.option("--outcomes", default=",".join(OUTCOMES), show_default=True, help="Outcomes to record.")
+@click.option("--disorder", type=SHARE, default=0.0, help="Share of records sent out of order, within the lateness.")
+@click.option("--duplicates", type=SHARE, default=0.0, help="Share of records sent twice.")
+@click.option("--late", type=SHARE, default=0.0, help="Share of records sent beyond the lateness.")
+@click.option("--max-lag", type=click.IntRange(0), help="Wait while the counting is more records than this behind.")
+@click.option("--final-heartbeat/--no-final-heartbeat", default=True, help="At the end, so that everything settles.")
+@click.option("--name", default="", help="Keeps the checkpoint apart from other replays with the same options.")
+@click.option("--restart", is_flag=True, help="Ignore the checkpoint of an earlier run with the same options.")
+@click.option("--json", "as_json", is_flag=True, help="Print the summary as one JSON object.")
+def replay(
+    data: str | None, columns: str | None, files: tuple[Path, ...], speed: str, start: str | None, end: str | None,
+    limit: int | None, seed: int, slate_size: int, top_k: int, delay: str, outcomes: str, disorder: float,
+    duplicates: float, late: float, max_lag: int | None, final_heartbeat: bool, name: str, restart: bool,
+    as_json: bool,
+) -> None:  # fmt: skip
+    """Replay a ratings log as impressions and clicks.
+
+    A user's consecutive ratings form slates; the router picks a variant for each, the variant ranks it, the top
+    items become impressions, and the logged ratings say what followed. A run that was killed goes on where it was.
+    """
+    logging.basicConfig(level=logging.WARNING, format="sluice replay: %(message)s")
+    options = ReplayOptions(
+        data=data, columns=parse_columns(columns) if columns else None, speed=parse_speed(speed),
+        start_ms=_moment("--start", start), stop_ms=_moment("--stop", end), limit=limit, seed=seed,
+        slate_size=slate_size, top_k=top_k, delay=delay, outcomes=_outcomes(outcomes), disorder=disorder,
+        duplicates=duplicates, late=late, max_lag=max_lag, final_heartbeat=final_heartbeat, name=name,
+        restart=restart,
+    )  # fmt: skip
+    experiments = _experiments(files)
+    with _stop_on_signal() as stop, _progress_bar(quiet=as_json) as progress:
+        summary = run_replay(
+            Settings.load(), experiments, options, stop=stop, notice=lambda line: click.echo(line, err=True),
+            progress=progress,
+        )  # fmt: skip
+    if as_json:
+        click.echo(json.dumps(summary))
+    else:
+        _print(summary)
+
+
+def _moment(option: str, text: str | None) -> int | None:
+    if text is None:
+        return None
+    try:
+        return to_ms(text)
+    except ValueError as error:
+        raise ConfigError(f"{option}: {text!r}: allowed are ISO 8601, or seconds or ms since 1970") from error
+
+
+def _outcomes(text: str) -> tuple[str, ...]:
+    names = tuple(part.strip() for part in text.split(",") if part.strip())
+    for name in names:
+        if name not in OUTCOMES:
+            raise ConfigError(f"--outcomes: {name!r}: allowed are {', '.join(OUTCOMES)}")
+    return names
+
+
+def _experiments(files: tuple[Path, ...]) -> tuple[Experiment, ...]:
+    if not files:
+        return bundled_experiments()
+    experiments: list[Experiment] = []
+    for file in files:
+        try:
+            text = file.read_text()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"--experiment: {file}: {error}") from error
+        experiments += load_experiments(text, str(file))
+    names = [experiment.name for experiment in experiments]
+    if len(set(names)) != len(names):
+        raise ConfigError(f"--experiment: names are unique, got {', '.join(names)}")
+    return tuple(experiments)
+
+
+@contextmanager
+def _stop_on_signal() -> Iterator[threading.Event]:
+    """Set by the first SIGTERM or Ctrl-C; a second one is not waited for."""
+    stop = threading.Event()
+    before: dict[signal.Signals, Any] = {}
+
+    def handle(number: int, _: object) -> None:
+        stop.set()
+        for kind, handler in before.items():
+            signal.signal(kind, handler)
+
+    if threading.current_thread() is threading.main_thread():
+        before = {kind: signal.signal(kind, handle) for kind in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield stop
+    finally:
+        for kind, handler in before.items():
+            signal.signal(kind, handler)
+
+
+@contextmanager
+def _progress_bar(*, quiet: bool) -> Iterator[Callable[[int, int, int], None]]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn("replay"), BarColumn(), MofNCompleteColumn(), TextColumn("slates"), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=quiet or not console.is_terminal) as bar:
+        task = bar.add_task("replay", total=None)
+
+        def show(first: int, next_: int, stop: int) -> None:
+            bar.update(task, completed=next_ - first, total=stop - first)
+
+        yield show
+
+
+def _print(summary: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    state = "" if summary["finished"] else "  (stopped early: the same command goes on)"
+    console.print(
+        f"{summary['data']}: {summary['ratings']:,} ratings, {summary['slates']:,} slates "
+        f"({summary['dropped_slates']:,} short ones left out){state}"
+    )
+    table = Table("variant", "impressions", "clicks", "click rate", "true click rate")
+    for name, row in summary["variants"].items():
+        rates = ["–" if rate is None else f"{rate:.4f}" for rate in (row["ctr"], row["true_ctr"])]
+        table.add_row(name, f"{row['impressions']:,}", f"{row['clicks']:,}", *rates)
+    console.print(table)
+    console.print(
+        f"regret {summary['regret']:,} clicks (a fixed equal split: {summary['regret_fixed_split']:,.0f}); "
+        f"{sum(summary['records'].values()):,} records in {summary['seconds']:.1f} s "
+        f"({summary['events_per_second']:,}/s)"
+    )

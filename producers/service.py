@@ -1,0 +1,256 @@
+"""Wiring of the replay: settings and options in, a summary out."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import msgspec
+import numpy as np
+
+from producers.candidates import Candidates, RankedSlates
+from producers.delays import parse_delay
+from producers.emitter import Emitter
+from producers.faults import Faults
+from producers.pacing import MAX_SPEED, LagGate, Pace, Speed
+from producers.replay import OUTCOMES, Plan, Replay
+from producers.slates import cut_slates
+from producers.sources import Notice, find_data, read_ratings
+from producers.synthetic import SyntheticSlates, parse_synthetic
+from producers.totals import Totals
+from router import build
+from router.rankers import make_ranker
+from sluice.adapters import catalogue
+from sluice.adapters.checkpoints import ReplayCheckpoint, ReplayStore
+from sluice.adapters.kafka import consumer, end_offsets, partition_count, producer, wait_for_broker
+from sluice.adapters.redis import wait_for_redis
+from sluice.domain.experiment import Experiment, config_hash
+from sluice.errors import ConfigError
+from sluice.names import CLICKS, IMPRESSIONS, Keys
+from sluice.settings import Settings
+
+__all__ = ["ReplayOptions", "candidates_of", "replay"]
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReplayOptions:
+    """What `sluice replay` was asked for. Shares are in [0, 1], times in event-time milliseconds."""
+
+    data: str | None = None
+    columns: dict[str, str] | None = None
+    speed: Speed = MAX_SPEED
+    start_ms: int | None = None
+    stop_ms: int | None = None
+    limit: int | None = None
+    seed: int = 0
+    slate_size: int = 10
+    top_k: int = 3
+    delay: str = "exponential:30s"
+    outcomes: Sequence[str] = OUTCOMES
+    disorder: float = 0.0
+    duplicates: float = 0.0
+    late: float = 0.0
+    max_lag: int | None = None
+    final_heartbeat: bool = True
+    restart: bool = False
+    name: str = ""
+    """Replays of other names have other checkpoints"""
+
+
+def candidates_of(options: ReplayOptions, experiment: Experiment, notice: Notice) -> Candidates:
+    """The slates of the data, ranked by the rankers of `experiment`. Raises ConfigError."""
+    data = find_data(options.data, notice=notice)
+    if data.partition(":")[0] == "synthetic":
+        names = [variant.name for variant in experiment.variants]
+        return SyntheticSlates(parse_synthetic(data), names, k=options.top_k, seed=options.seed)
+    ratings = read_ratings(data, options.columns)
+    slates = cut_slates(ratings, size=options.slate_size, top_k=options.top_k, seed=options.seed)
+    rankers = {
+        variant.name: make_ranker(variant.ranker or variant.name, options.seed, ratings.genres)
+        for variant in experiment.variants
+    }
+    return RankedSlates(slates, rankers, k=options.top_k)
+
+
+def replay(
+    settings: Settings,
+    experiments: Sequence[Experiment],
+    options: ReplayOptions,
+    *,
+    stop: threading.Event,
+    notice: Notice,
+    progress: Callable[[int, int, int], None] = lambda first, next_, last: None,
+) -> dict[str, object]:
+    """Replay the data to Kafka and return the summary. The first experiment's variants rank; all are recorded.
+
+    Continues after the checkpoint of an earlier run with the same options. `progress` gets (first slate, next
+    slate, last slate + 1). Raises ConfigError, and TransportError when the broker or Redis stays away.
+    """
+    settings.require_kafka(), settings.require_redis()
+    candidates = candidates_of(options, experiments[0], notice)
+    plan = _plan(settings, options, candidates)
+    wait_for_broker(settings)
+    client = wait_for_redis(settings)
+    store = ReplayStore(client, Keys(settings.prefix))
+    name = _name(options, candidates, experiments, plan)
+    resume = None if options.restart else _checkpoint(settings, store, name, notice)
+    began_s = time.monotonic()
+    if resume is not None and resume.finished:
+        notice("this replay has finished before; nothing was sent (--restart sends it again)")
+        totals, done = msgspec.convert(resume.totals, Totals), True
+        emitter = None
+    else:
+        _publish(settings, experiments)
+        progress(plan.first, plan.first if resume is None else resume.next_slate, plan.stop)
+        out = producer(settings, {"linger.ms": 5, "queue.buffering.max.messages": 100_000})
+        emitter = Emitter(out, partition_count(out, IMPRESSIONS))
+        run = _Run(settings, experiments, options, candidates, plan, emitter, store, name, stop)
+        totals, done = run.start(resume, lambda next_: progress(plan.first, next_, plan.stop))
+    client.close()
+    seconds = time.monotonic() - began_s
+    return _summary(candidates, experiments[0], totals, emitter, seconds, done, resume)
+
+
+class _Run:
+    """The objects of one run, made in order and closed in reverse."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        experiments: Sequence[Experiment],
+        options: ReplayOptions,
+        candidates: Candidates,
+        plan: Plan,
+        emitter: Emitter,
+        store: ReplayStore,
+        name: str,
+        stop: threading.Event,
+    ) -> None:
+        self._settings, self._experiments, self._options = settings, experiments, options
+        self._candidates, self._plan, self._emitter = candidates, plan, emitter
+        self._store, self._name, self._stop = store, name, stop
+
+    def start(self, resume: ReplayCheckpoint | None, progress: Callable[[int], None]) -> tuple[Totals, bool]:
+        # The parts know each other in a circle (router → exposure log → run → pace → heartbeats): late binding.
+        with build(self._settings, self._experiments, exposures=lambda made: run.expose(made)) as router:
+            run = Replay(
+                self._plan,
+                self._candidates,
+                router,
+                self._emitter,
+                Pace(self._options.speed, self._stop, lambda at_ms: run.beat(at_ms)),
+                stop=self._stop,
+                gate=self._gate(lambda: run.beat()),
+                save=lambda checkpoint: self._store.save(self._name, checkpoint),
+                progress=progress,
+            )
+            return run.run(resume)
+
+    def _gate(self, beat: Callable[[], None]) -> LagGate | None:
+        if self._options.max_lag is None:
+            return None
+        emitter, partitions = self._emitter, range(self._emitter.partitions)
+        impressions, clicks = emitter.offsets[IMPRESSIONS], emitter.offsets[CLICKS]
+        return LagGate(
+            self._options.max_lag,
+            self._stop,
+            counted=lambda: self._store.counted(partitions),
+            written=lambda: {p: (impressions.get(p, 0), clicks.get(p, 0)) for p in partitions},
+            poll=lambda: emitter.producer.poll(0),
+            beat=beat,
+        )
+
+
+def _plan(settings: Settings, options: ReplayOptions, candidates: Candidates) -> Plan:
+    at_ms = candidates.at_ms
+    first = 0 if options.start_ms is None else int(np.searchsorted(at_ms, options.start_ms, side="left"))
+    stop = len(at_ms) if options.stop_ms is None else int(np.searchsorted(at_ms, options.stop_ms, side="left"))
+    if options.limit is not None:
+        stop = min(stop, first + options.limit)
+    if first >= stop:
+        raise ConfigError(
+            f"no slates between --start and --stop: {candidates.name} goes from {at_ms[0]} to {at_ms[-1]} (ms)"
+        )
+    faults = Faults(options.disorder, options.duplicates, options.late, settings.lateness_ms)
+    if options.disorder + options.late > 1:
+        raise ConfigError("--disorder and --late are shares of the same records: together at most 1")
+    return Plan(
+        first=first,
+        stop=stop,
+        seed=options.seed,
+        delay=parse_delay(options.delay),
+        outcomes=options.outcomes,
+        faults=faults,
+        # Beyond the window and both latenesses, so that everything is settled and closed (strictly).
+        settle_ms=settings.window_ms + 2 * settings.lateness_ms + 1 if options.final_heartbeat else None,
+    )
+
+
+def _name(options: ReplayOptions, candidates: Candidates, experiments: Sequence[Experiment], plan: Plan) -> str:
+    """Equal for runs that send the same records, so that one continues the other and no other does."""
+    same = replace(options, data=None, columns=None, speed=MAX_SPEED, max_lag=None, restart=False)
+    parts = [repr(same), candidates.fingerprint, repr((plan.first, plan.stop, plan.faults, plan.settle_ms))]
+    parts += [config_hash(experiment) for experiment in experiments]
+    return hashlib.blake2b("\0".join(parts).encode(), digest_size=8).hexdigest()
+
+
+def _checkpoint(settings: Settings, store: ReplayStore, name: str, notice: Notice) -> ReplayCheckpoint | None:
+    """Where an earlier run of this replay stopped; None when there is none or its log is gone."""
+    found = store.load(name)
+    if found is None:
+        return None
+    reader = consumer(settings)
+    try:
+        for topic, offsets in found.offsets.items():
+            there = range(partition_count(reader, topic))
+            ends = end_offsets(reader, topic, [p for p in offsets if p in there])
+            if any(p not in ends or ends[p][1] < offset for p, offset in offsets.items()):
+                notice("the log of an earlier run of this replay is gone: starting again")
+                return None
+    finally:
+        reader.close()
+    if not found.finished:
+        notice(f"continuing an earlier run at slate {found.next_slate}")
+    return found
+
+
+def _publish(settings: Settings, experiments: Sequence[Experiment]) -> None:
+    """Put experiments that the catalogue does not know into it; an existing definition is left alone."""
+    known = catalogue.load(settings)
+    catalogue.apply(settings, [e for e in experiments if e.name not in known])
+    for experiment in experiments:
+        if experiment.name in known and config_hash(known[experiment.name]) != config_hash(experiment):
+            log.warning(
+                "experiment %s: the catalogue holds another definition; `sluice experiment apply` replaces it",
+                experiment.name,
+            )
+
+
+def _summary(
+    candidates: Candidates,
+    experiment: Experiment,
+    totals: Totals,
+    emitter: Emitter | None,
+    seconds: float,
+    done: bool,
+    resume: ReplayCheckpoint | None,
+) -> dict[str, object]:
+    sent = dict(emitter.sent) if emitter is not None else {}
+    return {
+        "data": candidates.name,
+        "experiment": experiment.name,
+        "ratings": candidates.ratings,
+        "dropped_slates": candidates.dropped,
+        **totals.summary([variant.name for variant in experiment.variants]),
+        "records": sent,
+        "resumed_from": resume.next_slate if resume is not None else None,
+        "finished": done,
+        "seconds": round(seconds, 3),
+        "events_per_second": round(sum(sent.values()) / seconds) if seconds else 0,
+    }

@@ -1,0 +1,65 @@
+"""How far a replay has come, and how far the counting has followed it, in Redis. Library: redis-py."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import cast
+
+import msgspec
+import redis
+from msgspec import Struct
+
+from sluice.adapters.counters import CounterStore
+from sluice.errors import TransportError
+from sluice.names import Keys
+
+__all__ = ["ReplayCheckpoint", "ReplayStore"]
+
+TTL_S = 30 * 24 * 3600
+
+
+class ReplayCheckpoint(Struct, frozen=True, kw_only=True):
+    """Everything of the slates before `next_slate` is acknowledged by the broker, outcomes included."""
+
+    next_slate: int
+    totals: dict[str, object]
+    """What was counted over those slates; the replay's own business."""
+    offsets: dict[str, dict[int, int]]
+    """Topic → partition → next offset: a log that ends before has been lost."""
+    finished: bool = False
+
+
+class ReplayStore:
+    """One checkpoint by name of a replay."""
+
+    def __init__(self, client: redis.Redis, keys: Keys) -> None:
+        self._client = client
+        self._keys = keys
+        self._counters = CounterStore(client, keys)
+
+    def counted(self, partitions: Iterable[int]) -> dict[int, tuple[int, int]]:
+        """Partition → next (impressions, clicks) offset counted. Raises TransportError when Redis is away."""
+        try:
+            return self._counters.offsets(partitions)
+        except redis.RedisError as error:
+            raise TransportError(f"cannot read how far the counting is: {error}") from error
+
+    def save(self, name: str, checkpoint: ReplayCheckpoint) -> None:
+        """Raises TransportError when Redis is away."""
+        try:
+            self._client.set(self._keys.replay(name), msgspec.json.encode(checkpoint), ex=TTL_S)
+        except redis.RedisError as error:
+            raise TransportError(f"cannot store the checkpoint of the replay: {error}") from error
+
+    def load(self, name: str) -> ReplayCheckpoint | None:
+        """None when there is none, or none that this version can read. Raises TransportError when Redis is away."""
+        try:
+            data = cast("bytes | None", self._client.get(self._keys.replay(name)))
+        except redis.RedisError as error:
+            raise TransportError(f"cannot read the checkpoint of the replay: {error}") from error
+        if data is None:
+            return None
+        try:
+            return msgspec.json.decode(data, type=ReplayCheckpoint)
+        except msgspec.DecodeError:
+            return None
