@@ -6,8 +6,8 @@ import time
 
 import redis
 from redis.backoff import NoBackoff
-from redis.retry import Retry
 from redis.exceptions import RedisError
+from redis.retry import Retry
 
 from sluice.errors import TransportError
 from sluice.settings import Settings, masked_url
