@@ -1,1 +1,78 @@
 # Needs Python >= 3.11 and make, nothing else. `.venv` is made the first time and reused after.
+#
+#   make demo ARGS="--infra local"     arguments of the command go into ARGS
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-print-directory
+
+UV_VERSION := 0.13.9
+BIN := .venv/bin
+STAMP := .venv/.installed
+ARGS ?=
+# The first Python that is new enough; `make PYTHON=… install` names another.
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
+    "$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$p" && break; done)
+# uv from PATH, else one of our own from the package index.
+UV := $(shell command -v uv 2>/dev/null || echo .bootstrap/bin/uv)
+
+.PHONY: help install demo test test-fast lint bench infra-up infra-down clean lock
+
+help:
+	@echo "make install     make .venv (the other targets do it by themselves)"
+	@echo "make demo        start everything, replay MovieLens, watch it decide"
+	@echo "make test        the whole test suite; make test-fast leaves out Apache Kafka and slow tests"
+	@echo "make lint        ruff, mypy --strict, import contracts"
+	@echo "make bench       throughput against named baselines"
+	@echo "make infra-up    start a broker and a Redis; make infra-down stops them"
+	@echo "make lock        resolve requirements.lock anew"
+	@echo "make clean       remove .venv and caches"
+
+install: $(STAMP)
+
+$(STAMP): requirements.lock pyproject.toml | $(filter .bootstrap/%,$(UV))
+	@test -n "$(PYTHON)" || { echo "no Python >= 3.11 found; name one: make PYTHON=/path/to/python install" >&2; exit 2; }
+	@test -x $(BIN)/python || $(UV) venv --quiet --no-project --python "$$($(PYTHON) -c 'import sys; print(sys.executable)')" .venv
+	$(UV) pip sync --quiet --python $(BIN)/python --require-hashes requirements.lock
+	$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@touch $@
+
+.bootstrap/bin/uv:
+	@test -n "$(PYTHON)" || { echo "no Python >= 3.11 found; name one: make PYTHON=/path/to/python install" >&2; exit 2; }
+	@$(PYTHON) -m venv .bootstrap || { echo "this Python cannot make environments: install python3-venv, or uv" >&2; exit 2; }
+	.bootstrap/bin/pip install --quiet --disable-pip-version-check "uv==$(UV_VERSION)"
+
+demo: $(STAMP)
+	@$(BIN)/sluice demo $(ARGS)
+
+test: $(STAMP)
+	$(BIN)/python -m pytest $(ARGS)
+
+test-fast: $(STAMP)
+	$(BIN)/python -m pytest -m "not kafka and not slow" $(ARGS)
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(STAMP)
+	@$(BIN)/sluice bench count $(ARGS)
+
+infra-up: $(STAMP)
+	@$(BIN)/sluice infra up $(ARGS)
+
+infra-down: $(STAMP)
+	@$(BIN)/sluice infra down
+
+# One resolution for Python 3.11 and later on Linux and macOS. No index address, so that any mirror serves.
+lock: | $(filter .bootstrap/%,$(UV))
+	UV_CUSTOM_COMPILE_COMMAND="make lock" $(UV) pip compile --quiet --universal --python-version 3.11 \
+	    --extra embedded --group dev --generate-hashes --no-emit-index-url --no-emit-find-links $(ARGS) \
+	    --output-file requirements.lock pyproject.toml
+
+# Data in data/ and the state folder of running servers are not ours to delete.
+clean:
+	rm -rf .venv .bootstrap build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

