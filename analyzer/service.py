@@ -1,0 +1,257 @@
+"""The analyzer as a service: snapshots in, decisions out. It keeps nothing of its own: a restart reads the topics."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+
+from analyzer.engine import Previous, Snapshot, decide
+from analyzer.journal import Journal
+from analyzer.totals import Totals, parse_snapshot
+from sluice.adapters import catalogue
+from sluice.adapters.allocations import AllocationStore
+from sluice.adapters.kafka import KafkaException, Message, producer, wait_for_broker
+from sluice.adapters.reader import TopicReader
+from sluice.adapters.redis import wait_for_redis
+from sluice.domain.events import DeadLetter, DecisionMade, encode
+from sluice.domain.experiment import Experiment, config_hash
+from sluice.errors import InvalidEvent, TransportError
+from sluice.names import DEAD_LETTERS, EXPERIMENTS, VARIANT_STATS, Keys
+from sluice.settings import Settings
+
+__all__ = ["Analyzer", "build"]
+
+log = logging.getLogger(__name__)
+
+STANDBY_S = 5.0
+"""Another analyzer that has left new counts without a decision for so long is taken to be gone."""
+LONGEST_WAIT_S = 5.0
+
+
+class Analyzer:
+    """Reads `variant-stats` and `experiments`, writes `decisions`, and puts allocations where routers read them."""
+
+    def __init__(self, settings: Settings, store: AllocationStore, *, every_ms: int, timeout_s: float) -> None:
+        self._settings = settings
+        self._store = store
+        self._every_s = every_ms / 1000
+        self._timeout_s = timeout_s
+        self._stop = threading.Event()
+        self.ready = threading.Event()
+        """Set once everything that was in the topics at the start has been read."""
+        self.decisions = 0
+        self.malformed = 0
+        self.longest_ms = 0.0
+        """Longest time that one decision took to compute."""
+        # Where allocations still have to go: experiment → (version, shares).
+        self._unstored: dict[str, tuple[int, dict[str, int]]] = {}
+        self._store_again_at = 0.0
+        self._store_wait_s = 0.0
+        self._forget()
+
+    def stop(self) -> None:
+        """Ask `run` to return; may be called from a signal handler."""
+        self._stop.set()
+
+    def run(self) -> None:
+        """Work until `stop`. Raises TransportError when the broker does not answer at the start."""
+        wait_s = 0.1
+        while not self._stop.is_set():
+            try:
+                self._session()
+            except (TransportError, KafkaException) as error:
+                if not self.ready.is_set():
+                    raise TransportError(str(error)) from error
+                if self._caught_up:
+                    wait_s = 0.1
+                log.warning("starting over in %.1f s: %s", wait_s, error)
+                self._stop.wait(wait_s)
+                wait_s = min(2 * wait_s, LONGEST_WAIT_S)
+
+    def _forget(self) -> None:
+        self._totals = Totals()
+        self._experiments: dict[str, Experiment] = {}
+        self._changed: set[str] = set()
+        self._standby: dict[str, float | None] = {}
+        self._undefined: set[str] = set()
+        self._refused: set[str] = set()
+        self._caught_up = False
+
+    def _session(self) -> None:
+        self._forget()
+        timeout_s = self._timeout_s
+        with (
+            TopicReader(self._settings, VARIANT_STATS, from_start=True, timeout_s=timeout_s) as stats,
+            TopicReader(self._settings, EXPERIMENTS, from_start=True, timeout_s=timeout_s) as experiments,
+            Journal(self._settings, timeout_s=timeout_s) as journal,
+        ):
+            while not self._stop.is_set():
+                self._read_stats(stats)
+                self._read_experiments(experiments)
+                self._read_journal(journal)
+                if not self._caught_up:
+                    # Part of the partitions would look like a loss of traffic.
+                    if not (stats.caught_up and experiments.caught_up and journal.caught_up):
+                        continue
+                    self._caught_up = True
+                    self._resume(journal)
+                    self.ready.set()
+                for name in sorted(self._changed):
+                    self._consider(name, journal)
+                self._store_allocations()
+
+    def _resume(self, journal: Journal) -> None:
+        self._changed |= self._experiments.keys()
+        for name in self._experiments:
+            last = journal.recall(name)
+            if last is not None:  # Redis may have been emptied, or the last process died in between
+                self._unstored[name] = (last.allocation_version, last.allocation)
+        log.info("analyzing %d experiments, %d decided before", len(self._experiments), len(self._unstored))
+
+    def _read_stats(self, reader: TopicReader) -> None:
+        for message in reader.poll(self._every_s):
+            if message.value() is None:
+                continue
+            try:
+                self._changed |= self._totals.offer(parse_snapshot(message.value()))
+            except InvalidEvent as error:
+                self.malformed += 1
+                log.warning("topic %s: offset %s is no snapshot: %s", VARIANT_STATS, message.offset(), error)
+                self._bury(message, error)
+
+    def _bury(self, message: Message, error: InvalidEvent) -> None:
+        letter = DeadLetter(
+            topic=VARIANT_STATS,
+            partition=message.partition() or 0,
+            offset=message.offset() or 0,
+            reason="malformed",
+            detail=str(error)[:500],
+            key=message.key() or b"",
+            value=message.value() or b"",
+        )
+        # A client of its own: this is rare, and must not hold decisions up.
+        out = producer(self._settings, {"message.max.bytes": 10_000_000, "message.timeout.ms": 30_000})
+        out.produce(DEAD_LETTERS, key=message.key(), value=encode(letter))
+        if out.flush(31):
+            log.warning("topic %s: the record of offset %s was not delivered", DEAD_LETTERS, letter.offset)
+
+    def _read_experiments(self, reader: TopicReader) -> None:
+        for message in reader.poll(0):
+            key, value = message.key() or b"", message.value()
+            if value is None:
+                self._experiments.pop(key.decode(errors="replace"), None)
+                continue
+            experiment = catalogue.parse(key, value)
+            if experiment is not None:
+                self._experiments[experiment.name] = experiment
+                self._changed.add(experiment.name)
+
+    def _read_journal(self, journal: Journal) -> None:
+        accepted, others = journal.poll()
+        for decision in accepted:
+            self.decisions += 1
+            self._unstored[decision.experiment] = (decision.allocation_version, decision.allocation)
+        for name in sorted(others):
+            if name not in self._standby:
+                log.warning(
+                    "another analyzer decides on %s (version %d): standing by until it is silent for %g s",
+                    name,
+                    journal.last[name].version,
+                    STANDBY_S,
+                )
+            self._standby[name] = None
+            self._changed.add(name)
+
+    def _consider(self, name: str, journal: Journal) -> None:
+        """Decide on one experiment if its evidence asks for it, else forget that it changed."""
+        experiment = self._experiments.get(name)
+        if experiment is None:
+            if name in self._totals.experiments and name not in self._undefined:
+                self._undefined.add(name)
+                log.warning("experiment %s is counted but not defined: no decisions", name)
+            self._changed.discard(name)
+            return
+        if not journal.settled(name):
+            return
+        last = journal.recall(name)
+        snapshot = self._totals.snapshot(name, experiment.primary)
+        if last is not None and last.evidence == snapshot.cells and last.config_hash == config_hash(experiment):
+            self._changed.discard(name)
+            if name in self._standby:
+                self._standby[name] = None
+            return
+        if self._stands_by(name):
+            return
+        decision = self._decide(experiment, snapshot, last)
+        self._changed.discard(name)
+        if decision is None:
+            return
+        try:
+            journal.append(decision)
+        except KafkaException as error:
+            if name not in self._refused:
+                self._refused.add(name)
+                log.error("experiment %s: decision %d cannot be written: %s", name, decision.version, error)
+
+    def _stands_by(self, name: str) -> bool:
+        if name not in self._standby:
+            return False
+        now = time.monotonic()
+        since = self._standby[name]
+        if since is None:
+            self._standby[name] = now
+            return True
+        if now - since < STANDBY_S:
+            return True
+        del self._standby[name]
+        log.warning("the other analyzer is silent: deciding on %s again", name)
+        return False
+
+    def _decide(self, experiment: Experiment, snapshot: Snapshot, last: DecisionMade | None) -> DecisionMade | None:
+        started = time.perf_counter()
+        try:
+            decision = decide(experiment, snapshot, self._previous(experiment, last))
+        except ValueError as error:
+            log.error("experiment %s: no decision: %s", experiment.name, error)
+            return None
+        self.longest_ms = max(self.longest_ms, 1000 * (time.perf_counter() - started))
+        return decision
+
+    def _previous(self, experiment: Experiment, last: DecisionMade | None) -> Previous | None:
+        if last is not None:
+            return Previous(last.version, last.allocation, last.allocation_version)
+        try:
+            found = self._store.get(experiment.name)
+        except (TransportError, InvalidEvent) as error:
+            log.warning("%s; starting from the allocation of the configuration", error)
+            return None
+        # The topic was lost and Redis was not: routers hold this version, and would refuse a smaller one.
+        return None if found is None else Previous(0, found[1], found[0])
+
+    def _store_allocations(self) -> None:
+        """Pass allocations on. Redis is a copy: while it is away decisions go on, and the newest follows later."""
+        if not self._unstored or time.monotonic() < self._store_again_at:
+            return
+        try:
+            for name in list(self._unstored):
+                self._store.put(name, *self._unstored[name])
+                del self._unstored[name]
+        except TransportError as error:
+            if not self._store_wait_s:
+                log.warning("%s; decisions go on, and allocations follow when Redis answers", error)
+            self._store_wait_s = min(max(0.1, 2 * self._store_wait_s), LONGEST_WAIT_S)
+            self._store_again_at = time.monotonic() + self._store_wait_s
+            return
+        if self._store_wait_s:
+            log.info("Redis answers again")
+        self._store_wait_s = 0.0
+
+
+def build(settings: Settings, *, every_ms: int = 100, timeout_s: float = 15.0) -> Analyzer:
+    """An analyzer whose broker and Redis have answered. Raises TransportError after `timeout_s`, ConfigError."""
+    settings.require_kafka()
+    settings.require_redis()
+    wait_for_broker(settings, timeout_s)
+    client = wait_for_redis(settings, timeout_s)
+    return Analyzer(settings, AllocationStore(client, Keys(settings.prefix)), every_ms=every_ms, timeout_s=timeout_s)

@@ -1,0 +1,85 @@
+"""The latest snapshot of every partition, and what they add up to. Pure. Library: msgspec."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import cast
+
+from analyzer.engine import Snapshot, merge_cells
+from sluice.domain.events import StatsCell, StatsPublished, decode
+from sluice.errors import InvalidEvent
+
+__all__ = ["Totals", "parse_snapshot"]
+
+
+def parse_snapshot(data: bytes | None) -> StatsPublished:
+    """The snapshot in a record of `variant-stats`. Raises InvalidEvent when it is not one, or its sums are impossible.
+
+    What passes cannot make the engine fail: units exist where impressions do, and Cauchy's inequality holds.
+    """
+    snapshot = cast(StatsPublished, decode(data, StatsPublished))
+    if min(snapshot.partition, snapshot.impressions_offset, snapshot.clicks_offset) < 0:
+        raise InvalidEvent("partition and offsets must be ≥ 0")
+    for cell in snapshot.cells:
+        sums = cell.statistics
+        counts = [sums.units, sums.impressions, sums.impressions_squared]
+        for outcome in sums.outcomes.values():
+            counts += [outcome.count, outcome.count_squared, outcome.count_impressions, outcome.value_squared]
+        where = f"{cell.experiment}/{cell.variant}/{cell.allocation}"
+        if min(counts) < 0:
+            raise InvalidEvent(f"{where}: counts must be ≥ 0")
+        if not sums.units <= sums.impressions <= sums.impressions_squared:
+            raise InvalidEvent(f"{where}: units ≤ impressions ≤ impressions_squared does not hold")
+        if sums.impressions**2 > sums.units * sums.impressions_squared:
+            raise InvalidEvent(f"{where}: no {sums.units} units have these impressions and squares")
+    return snapshot
+
+
+class Totals:
+    """Snapshots are totals, so the one with the larger offsets holds everything the other does."""
+
+    def __init__(self) -> None:
+        self._latest: dict[int, StatsPublished] = {}
+        self._cells: dict[int, dict[str, tuple[StatsCell, ...]]] = {}
+
+    def offer(self, snapshot: StatsPublished) -> set[str]:
+        """Take `snapshot` if it is the newer one of its partition. Returns the experiments whose totals it changed.
+
+        While a worker counts again from an empty Redis, its snapshots start at small offsets: they wait until they
+        reach what is known. A snapshot with another window or lateness counts by other rules and replaces at once.
+        """
+        held = self._latest.get(snapshot.partition)
+        if held is not None and _definitions(held) == _definitions(snapshot) and _place(snapshot) <= _place(held):
+            return set()
+        before = self._cells.get(snapshot.partition, {})
+        after: dict[str, tuple[StatsCell, ...]] = {}
+        for cell in snapshot.cells:
+            after[cell.experiment] = (*after.get(cell.experiment, ()), cell)
+        self._latest[snapshot.partition] = snapshot
+        self._cells[snapshot.partition] = after
+        return {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
+
+    @property
+    def experiments(self) -> set[str]:
+        """Every experiment that something was counted for, defined or not."""
+        return {name for cells in self._cells.values() for name in cells}
+
+    def snapshot(self, experiment: str, outcome: str) -> Snapshot:
+        """The evidence of one experiment over all partitions; empty when nothing was counted for it."""
+        cells = merge_cells(self._of(experiment), experiment, outcome)
+        offsets = {p: (held.impressions_offset, held.clicks_offset) for p, held in self._latest.items()}
+        at_ms = max((held.at_ms for held in self._latest.values()), default=-1)
+        return Snapshot(cells, offsets, at_ms)
+
+    def _of(self, experiment: str) -> Iterator[StatsCell]:
+        for cells in self._cells.values():
+            yield from cells.get(experiment, ())
+
+
+def _definitions(snapshot: StatsPublished) -> tuple[int, int]:
+    return snapshot.window_ms, snapshot.lateness_ms
+
+
+def _place(snapshot: StatsPublished) -> int:
+    # Both topics together: after a recount the two may have been read in another interleaving.
+    return snapshot.impressions_offset + snapshot.clicks_offset
