@@ -21,25 +21,39 @@ STILL_S = 10.0
 
 
 class Speed(NamedTuple):
-    """At most one is not None; both None: as fast as it goes."""
+    """At most one is not None; all None: as fast as it goes."""
 
     multiple: float | None = None
     """Event-time seconds a second"""
     slates_per_second: float | None = None
+    seconds: float | None = None
+    """For the whole replay"""
+
+    def over(self, slates: int) -> Speed:
+        """The same with `seconds` as a rate, for a replay of so many slates."""
+        return self if self.seconds is None else Speed(slates_per_second=max(slates, 1) / self.seconds)
 
 
 MAX_SPEED = Speed()
 
 
 def parse_speed(text: str) -> Speed:
-    """`max`, `60x` or `60×` (event time), `500/s` (slates). Raises ConfigError."""
+    """`max`, `60x` or `60×` (event time), `500/s` (slates), `20s` (for all of it). Raises ConfigError."""
     if text == "max":
         return Speed()
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)(x|×|/s)", text.strip())
-    if not match or float(match[1]) <= 0:
-        raise ConfigError(f"--speed: {text!r}: allowed are max, 60x (60 times event time) or 500/s (slates a second)")
-    value = float(match[1])
-    return Speed(slates_per_second=value) if match[2] == "/s" else Speed(multiple=value)
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)(x|×|/s|s)", text.strip())
+    if not found or float(found[1]) <= 0:
+        raise ConfigError(
+            f"--speed: {text!r}: allowed are max, 60x (60 times event time), 500/s (slates a second) "
+            "or 20s (for all of it)"
+        )
+    value = float(found[1])
+    match found[2]:
+        case "/s":
+            return Speed(slates_per_second=value)
+        case "s":
+            return Speed(seconds=value)
+    return Speed(multiple=value)
 
 
 class Pace:
