@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from producers.slates import Slate, Slates
-from router.rankers import Context, Ranker, top_k
+from router import Context, Ranker, top_k
 
 __all__ = ["LIKED_MILLI", "Candidates", "RankedSlates", "Shown"]
 

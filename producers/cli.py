@@ -38,7 +38,9 @@ def bundled_experiments() -> tuple[Experiment, ...]:
 @click.option("--data", help="MovieLens folder or zip, CSV or Parquet, or synthetic[:slates=N,users=N,VARIANT=RATE,…].")
 @click.option("--columns", help="Columns of a CSV or Parquet: user=…,item=…,rating=…,time=…[,genres=…].")
 @click.option("--experiment", "files", multiple=True, type=click.Path(path_type=Path), help="YAML; the first ranks.")
-@click.option("--speed", default="max", show_default=True, help="max, 60x (event time) or 500/s (slates a second).")
+@click.option(
+    "--speed", default="max", show_default=True, help="max, 60x (event time), 500/s (slates a second) or 20s (for all)."
+)
 @click.option("--start", help="First event time: ISO 8601, or seconds or ms since 1970.")
 @click.option("--stop", "end", help="Event time to stop before.")
 @click.option("--limit", type=click.IntRange(1), help="At most this many slates.")

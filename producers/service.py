@@ -22,11 +22,11 @@ from producers.slates import cut_slates
 from producers.sources import Notice, find_data, read_ratings
 from producers.synthetic import SyntheticSlates, parse_synthetic
 from producers.totals import Totals
-from router import build
-from router.rankers import make_ranker
+from router import build, make_ranker
 from sluice.adapters import catalogue
 from sluice.adapters.checkpoints import ReplayCheckpoint, ReplayStore
-from sluice.adapters.kafka import consumer, end_offsets, partition_count, producer, wait_for_broker
+from sluice.adapters.kafka import partition_count, producer, wait_for_broker
+from sluice.adapters.log_check import log_reaches
 from sluice.adapters.redis import wait_for_redis
 from sluice.domain.experiment import Experiment, config_hash
 from sluice.errors import ConfigError
@@ -144,7 +144,11 @@ class _Run:
                 self._candidates,
                 router,
                 self._emitter,
-                Pace(self._options.speed, self._stop, lambda at_ms: run.beat(at_ms)),
+                Pace(
+                    self._options.speed.over(self._plan.stop - self._plan.first),
+                    self._stop,
+                    lambda at_ms: run.beat(at_ms),
+                ),
                 stop=self._stop,
                 gate=self._gate(lambda: run.beat()),
                 save=lambda checkpoint: self._store.save(self._name, checkpoint),
@@ -205,16 +209,9 @@ def _checkpoint(settings: Settings, store: ReplayStore, name: str, notice: Notic
     found = store.load(name)
     if found is None:
         return None
-    reader = consumer(settings)
-    try:
-        for topic, offsets in found.offsets.items():
-            there = range(partition_count(reader, topic))
-            ends = end_offsets(reader, topic, [p for p in offsets if p in there])
-            if any(p not in ends or ends[p][1] < offset for p, offset in offsets.items()):
-                notice("the log of an earlier run of this replay is gone: starting again")
-                return None
-    finally:
-        reader.close()
+    if not log_reaches(settings, found.offsets):
+        notice("the log of an earlier run of this replay is gone: starting again")
+        return None
     if not found.finished:
         notice(f"continuing an earlier run at slate {found.next_slate}")
     return found

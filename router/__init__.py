@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 from router.live import AllocationFollower
 from router.memory import MemoryAssignments
+from router.rankers import Context, Ranker, make_ranker, top_k
 from router.routing import AssignmentRequest, Exposures, Routed, Router
 from sluice.adapters.allocations import AllocationStore
 from sluice.adapters.assignments import AssignmentStore
@@ -15,7 +16,18 @@ from sluice.domain.experiment import Experiment
 from sluice.names import Keys
 from sluice.settings import Settings
 
-__all__ = ["AssignmentRequest", "Exposures", "MemoryAssignments", "Routed", "Router", "build"]
+__all__ = [
+    "AssignmentRequest",
+    "Context",
+    "Exposures",
+    "MemoryAssignments",
+    "Ranker",
+    "Routed",
+    "Router",
+    "build",
+    "make_ranker",
+    "top_k",
+]
 
 
 def build(settings: Settings, experiments: Iterable[Experiment], *, exposures: Exposures | None = None) -> Router:
