@@ -12,11 +12,11 @@ from msgspec import Struct
 
 from sluice.adapters import catalogue
 from sluice.adapters.counters import CounterStore, PartitionCounts
-from sluice.adapters.redis import wait_for_redis
+from sluice.adapters.redis import RedisError, wait_for_redis
 from sluice.domain.events import VALUE_SCALE, StatsCell
 from sluice.domain.experiment import Experiment
 from sluice.domain.statistics import CellStatistics
-from sluice.errors import SluiceError
+from sluice.errors import SluiceError, TransportError
 from sluice.names import Keys
 from sluice.settings import Settings
 
@@ -121,8 +121,11 @@ class LiveCounters:
         return self.snapshot().records
 
     def snapshot(self) -> Snapshot:
-        """Everything, in one reading."""
-        counts = [found for p in self._store.partitions() if (found := self._store.read(p)) is not None]
+        """Everything, in one reading. Raises TransportError when Redis is away."""
+        try:
+            counts = [found for p in self._store.partitions() if (found := self._store.read(p)) is not None]
+        except RedisError as error:
+            raise TransportError(f"cannot read the counters: {error}") from error
         cells = sum_cells(cell for partition in counts for cell in partition.cells)
         self._refresh({(experiment, variant) for experiment, variant, _ in cells})
         marks = [partition.watermark_ms for partition in counts if partition.watermark_ms >= 0]

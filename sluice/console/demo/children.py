@@ -1,0 +1,123 @@
+"""The demo's child processes: `python -m sluice …`, each with a log file, all gone when the demo is."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+from sluice.errors import SluiceError
+
+__all__ = ["Child", "ChildFailed", "Children"]
+
+TAIL_LINES = 12
+STOP_S = 5.0
+
+
+class ChildFailed(SluiceError):
+    """A child ended that should not have. `tail` are the last lines of its log."""
+
+    def __init__(self, child: Child, problem: str) -> None:
+        super().__init__(f"{child.title} {problem}")
+        self.tail = child.tail()
+
+
+class Child:
+    """One process. Its stdout and stderr go to files of their own in `folder`."""
+
+    def __init__(self, name: str, arguments: list[str], env: Mapping[str, str], folder: Path) -> None:
+        self.name = name
+        self.title = f"`sluice {' '.join(arguments[:2] if name == 'infra' else arguments[:1])}`"
+        self.stdout = folder / f"{name}.out"
+        self.log = folder / f"{name}.log"
+        # The launcher ties the child to this process: it dies with it, even by kill -9.
+        command = [sys.executable, "-m", "infra.launcher", str(os.getpid()), sys.executable, "-m", "sluice", *arguments]
+        with self.stdout.open("wb") as out, self.log.open("wb") as log:
+            # A group of its own, so that Ctrl-C reaches the demo alone, which then stops all in order.
+            self._process = subprocess.Popen(
+                command, env=dict(env), stdin=subprocess.DEVNULL, stdout=out, stderr=log, start_new_session=True
+            )
+
+    @property
+    def code(self) -> int | None:
+        """Exit code; negative for a signal; None while it runs."""
+        return self._process.poll()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def output(self) -> str:
+        return self.stdout.read_text(encoding="utf-8", errors="replace")
+
+    def tail(self) -> list[str]:
+        """The last lines it logged, or printed when it logged none."""
+        for path in (self.log, self.stdout):
+            lines = [line for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+            if lines:
+                return lines[-TAIL_LINES:]
+        return []
+
+    def signal(self, number: int) -> None:
+        if self.code is None:
+            self._process.send_signal(number)
+
+    def wait(self, timeout_s: float) -> bool:
+        """Whether it ended within `timeout_s`."""
+        try:
+            self._process.wait(max(timeout_s, 0.0))
+        except subprocess.TimeoutExpired:
+            return False
+        return True
+
+
+class Children:
+    """Starts, watches and stops them; the latest first. Use as a context manager."""
+
+    def __init__(self, env: Mapping[str, str], folder: Path) -> None:
+        self.env = dict(env)
+        self.folder = folder
+        self._running: list[Child] = []
+
+    def start(self, name: str, *arguments: str) -> Child:
+        child = Child(name, list(arguments), self.env, self.folder)
+        self._running.append(child)
+        return child
+
+    def check(self) -> None:
+        """Raises ChildFailed for the first that has ended: services never do."""
+        for child in self._running:
+            if child.code is not None:
+                raise ChildFailed(child, f"ended with {_reason(child.code)}")
+
+    def done(self, job: Child, good: Collection[int] = (0,)) -> bool:
+        """Whether `job` has ended, with one of the `good` exit codes. Raises ChildFailed for anything else."""
+        if job.code in good:
+            self._running = [child for child in self._running if child is not job]
+            return True
+        self.check()
+        return False
+
+    def stop(self) -> None:
+        """SIGTERM one by one, the latest first, so that nobody misses a server it needs; then SIGKILL."""
+        deadline = time.monotonic() + STOP_S
+        while self._running:
+            child = self._running.pop()
+            child.signal(signal.SIGTERM)
+            if not child.wait(min(deadline - time.monotonic(), STOP_S)):
+                child.signal(signal.SIGKILL)
+                child.wait(STOP_S)
+
+    def __enter__(self) -> Children:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+
+def _reason(code: int) -> str:
+    return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"

@@ -1,0 +1,167 @@
+"""The course of a demo: servers, services, replay, until everything is counted, decided on and verified."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from sluice.adapters import catalogue
+from sluice.adapters.log_ends import LogEnds
+from sluice.console.demo.children import Child, ChildFailed, Children
+from sluice.console.demo.observer import Observer, Seen, includes
+from sluice.console.demo.result import Outcome, outcome
+from sluice.console.demo.view import SilentView
+from sluice.domain.experiment import Experiment
+from sluice.errors import ConfigError, SluiceError
+from sluice.names import CLICKS, IMPRESSIONS
+from sluice.settings import Settings
+
+__all__ = ["DemoRun"]
+
+LOOK_EVERY_S = 0.2
+STILL_S = 30.0
+"""Counting or deciding that does not move for so long has failed."""
+
+
+class DemoRun:
+    """One run. `replay` are the arguments of `sluice`, `duration_s` how long the replay will take, if known."""
+
+    def __init__(
+        self,
+        infra: str,
+        experiment: Experiment,
+        replay: Sequence[str],
+        duration_s: float | None,
+        children: Children,
+        view: SilentView,
+    ) -> None:
+        self._infra = infra
+        self._experiment = experiment
+        self._replay = replay
+        self._duration_s = duration_s
+        self._children = children
+        self._view = view
+        self._began_s = time.monotonic()
+        self._first_s: float | None = None
+        """When the first record was seen in the logs."""
+
+    def run(self) -> Outcome:
+        """Raises ChildFailed for a child that fails, TransportError for servers that are away."""
+        children, view = self._children, self._view
+        settings = self._servers()
+        view.phase("starting the services")
+        catalogue.apply(settings, [self._experiment])
+        process = children.start("process", "process", "--loglevel", "warning")
+        analyze = children.start("analyze", "analyze")
+        replay = children.start("replay", *self._replay)
+        with Observer(settings, self._experiment) as observer:
+            view.phase("replaying")
+            while not children.done(replay):
+                self._look(observer)
+            summary = _printed(replay)
+            view.phase("counting the rest")
+            self._until(observer, lambda seen: seen.lag == 0, process, "has not counted everything")
+            counted_s = time.monotonic()
+            view.phase("waiting for the decision on all of it")
+            seen = self._until(
+                observer,
+                lambda seen: includes(seen.decision, seen.counts, self._experiment.primary),
+                analyze,
+                "has not decided on everything counted",
+            )
+        view.phase("recounting the log")
+        verify = self._verify()
+        return outcome(
+            summary,
+            seen,
+            verify=verify,
+            infra=self._infra,
+            seconds=time.monotonic() - self._began_s,
+            rate=seen.counted / (counted_s - (self._first_s or self._began_s)),
+        )
+
+    def _servers(self) -> Settings:
+        """Where they are, once they answer and the topics exist. Those of others must be empty."""
+        children = self._children
+        if self._infra == "external":
+            self._view.phase("looking at the servers")
+            self._to_end(children.start("topics", "infra", "topics"))
+            settings = Settings.load()
+            _require_empty(settings)
+            return settings
+        self._view.phase("starting broker and Redis")
+        child = children.start("infra", "infra", "run", "--infra", self._infra)
+        while not child.output().endswith("\n"):
+            children.check()
+            time.sleep(0.02)
+        return Settings.load(children.env)
+
+    def _look(self, observer: Observer) -> Seen:
+        began_s = time.monotonic()
+        self._children.check()
+        try:
+            seen = observer.look()
+        except SluiceError:
+            self._children.check()  # a server that ended is the better explanation
+            raise
+        if self._first_s is None and seen.produced:
+            self._first_s = began_s
+        share = None
+        if self._duration_s is not None:
+            share = 0.0 if self._first_s is None else min(1.0, (began_s - self._first_s) / self._duration_s)
+        self._view.update(seen, began_s - self._began_s, share)
+        time.sleep(max(0.0, began_s + LOOK_EVERY_S - time.monotonic()))
+        return seen
+
+    def _until(self, observer: Observer, reached: Callable[[Seen], bool], child: Child, problem: str) -> Seen:
+        """Look until it is `reached`. Raises ChildFailed when nothing moves any more."""
+        last: object = None
+        moved_s = time.monotonic()
+        while not reached(seen := self._look(observer)):
+            state = (seen.counted, seen.decision.version if seen.decision else 0)
+            if state != last:
+                last, moved_s = state, time.monotonic()
+            elif time.monotonic() - moved_s > STILL_S:
+                raise ChildFailed(child, f"{problem} and stands still: {seen.lag:,} records behind")
+        return seen
+
+    def _verify(self) -> str:
+        child = self._children.start("verify", "verify", "--json")
+        self._to_end(child, good=(0, 1))
+        if child.code == 1 and not child.output().strip():
+            raise ChildFailed(child, "ended with exit code 1")
+        found = _printed(child)
+        if found["verify"] == "exact" and child.code == 0:
+            return "exact"
+        wrong = [(part["partition"], item) for part in found["partitions"] for item in part["differences"]]
+        partition, first = wrong[0]
+        return (
+            f"differs in {len(wrong)} integers, such as {first['name']} of partition {partition}: "
+            f"stored {first['stored']}, recounted {first['recounted']}"
+        )
+
+    def _to_end(self, job: Child, good: tuple[int, ...] = (0,)) -> None:
+        while not self._children.done(job, good):
+            job.wait(0.1)
+
+
+def _printed(child: Child) -> dict[str, Any]:
+    try:
+        found = json.loads(child.output())
+    except ValueError as error:
+        raise ChildFailed(child, f"did not print JSON: {error}") from error
+    assert isinstance(found, dict)
+    return found
+
+
+def _require_empty(settings: Settings) -> None:
+    """What earlier runs left would be counted, too, and the repeated event ids would be duplicates."""
+    with LogEnds(settings, (IMPRESSIONS, CLICKS)) as ends:
+        there = sum(sum(of_partition) for of_partition in ends.read().values())
+    if there:
+        raise ConfigError(
+            f"topics {IMPRESSIONS} and {CLICKS} already hold {there:,} records: the demo compares all that is counted "
+            "with what it sends, so it needs empty ones; `sluice replay` adds to a running system"
+        )

@@ -1,0 +1,148 @@
+"""The demo while it runs, for a person: one calm picture that fits 80 columns. Library: rich."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import TracebackType
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from sluice.console import text
+from sluice.console.demo.observer import Seen
+
+__all__ = ["LiveView", "PlainView", "SilentView", "picture"]
+
+BAR = 12
+REASONS = 3
+
+
+class SilentView:
+    """Shows nothing: for --json."""
+
+    def phase(self, words: str) -> None:
+        """Something new begins."""
+
+    def update(self, seen: Seen, seconds: float, share: float | None) -> None:
+        """One look; `share` in [0, 1] of the replay is over, None when that is not known."""
+
+    def __enter__(self) -> SilentView:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        pass
+
+
+class PlainView(SilentView):
+    """A line for each phase: for logs and pipes."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+
+    def phase(self, words: str) -> None:
+        self._console.print(words, highlight=False)
+
+
+class LiveView(SilentView):
+    """A picture that is drawn anew in its place."""
+
+    def __init__(self, console: Console, infra: str, variants: Sequence[str]) -> None:
+        self._infra, self._variants = infra, variants
+        self._words = ""
+        self._seen: Seen | None = None
+        self._seconds = 0.0
+        self._share: float | None = None
+        self._live = Live(console=console, auto_refresh=False, transient=True)
+
+    def phase(self, words: str) -> None:
+        self._words = words
+        self._draw()
+
+    def update(self, seen: Seen, seconds: float, share: float | None) -> None:
+        self._seen, self._seconds, self._share = seen, seconds, share
+        self._draw()
+
+    def _draw(self) -> None:
+        shown = picture(self._infra, self._words, self._variants, self._seen, self._seconds, self._share)
+        self._live.update(shown, refresh=True)
+
+    def __enter__(self) -> LiveView:
+        self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._live.stop()
+
+
+def picture(
+    infra: str, words: str, variants: Sequence[str], seen: Seen | None, seconds: float, share: float | None
+) -> RenderableType:
+    """The height never changes from the first look on, so that nothing jumps."""
+    head = Table.grid(expand=True)
+    head.add_column(no_wrap=True, overflow="ellipsis")
+    head.add_column(justify="right", no_wrap=True)
+    head.add_row(
+        Text.assemble(("sluice demo", "bold"), (f"  {infra}  ", "dim"), words), Text(f"{seconds:.0f} s", style="dim")
+    )
+    parts: list[RenderableType] = [head, Text()]
+    if seen is not None:
+        parts += [_variants(variants, seen), Text(), _pulse(seen, share), Text(), _decision(seen)]
+    return Group(*parts)
+
+
+def _variants(names: Sequence[str], seen: Seen) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column("variant", no_wrap=True, overflow="ellipsis", max_width=12, min_width=10)
+    table.add_column("shown", justify="right", no_wrap=True, min_width=7)
+    table.add_column("clicks", justify="right", no_wrap=True, min_width=7)
+    table.add_column("rate", justify="right", no_wrap=True, min_width=5)
+    table.add_column("P(best)", no_wrap=True, width=BAR + 5)
+    table.add_column("allocation", no_wrap=True, width=BAR + 5)
+    decision = seen.decision
+    p_best = {result.variant: result.p_best for result in decision.results} if decision is not None else {}
+    allocation = decision.allocation if decision is not None else {}
+    for name in names:
+        row = seen.counts.variants.get(name)
+        table.add_row(
+            name,
+            text.count(row.impressions if row else 0),
+            text.count(row.clicks if row else 0),
+            text.percent(row.ctr if row else None),
+            _bar(p_best.get(name), "cyan", f"{p_best.get(name, 0):.2f}"),
+            _bar(allocation[name] / 100 if name in allocation else None, "green", f"{allocation.get(name, 0)}%"),
+        )
+    return table
+
+
+def _bar(share: float | None, style: str, label: str) -> Text:
+    if share is None:
+        return Text("–", style="dim")
+    return text.bar(share, BAR, style).append(f" {label}", style="default")
+
+
+def _pulse(seen: Seen, share: float | None) -> Table:
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    for _ in range(6):
+        grid.add_column(no_wrap=True)
+    replay = Text("at full speed".ljust(BAR)) if share is None else text.bar(share, BAR, "magenta")
+    grid.add_row(
+        Text("replay", style="dim"), replay,
+        Text("counting", style="dim"), Text(f"{text.count(round(seen.per_second)):>7} events/s"),
+        Text("lag", style="dim"), Text(f"{text.count(seen.lag):>6} events"),
+    )  # fmt: skip
+    return grid
+
+
+def _decision(seen: Seen) -> RenderableType:
+    decision = seen.decision
+    if decision is None:
+        return Text("no decision yet" + "\n" * REASONS, style="dim")
+    line = text.verdict(decision.verdict).append(f"  decision {decision.version}", style="dim")
+    reasons = [*decision.reasons, *("",) * REASONS][:REASONS]
+    return Group(line, *(Text(reason, style="dim", no_wrap=True, overflow="ellipsis") for reason in reasons))
