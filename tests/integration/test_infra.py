@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from infra import supervisor
 from sluice.adapters.kafka import producer
 from sluice.adapters.reader import TopicReader
 from sluice.adapters.redis import connect
@@ -34,14 +35,14 @@ def env(state: Path) -> dict[str, str]:
 
 
 @pytest.fixture
-def infra(env: dict[str, str]) -> Iterator[Run]:
+def infra(env: dict[str, str], state: Path) -> Iterator[Run]:
     def run(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [*SLUICE, *arguments], env={**env, **more}, capture_output=True, text=True, timeout=120, check=False
         )
 
     yield run
-    run("down")
+    supervisor.down(state)  # not by the command: what this tests may be broken
 
 
 @pytest.fixture
@@ -214,6 +215,7 @@ def test_the_embedded_broker_cannot_persist(infra: Run) -> None:
 
 
 @pytest.mark.kafka
+@pytest.mark.slow
 def test_local_data_survives_when_asked_to(infra: Run, state: Path) -> None:
     for turn in range(2):
         up = infra("up", "--infra", "local", "--persist")
