@@ -1,0 +1,120 @@
+"""Which snapshot of a partition counts, and which record is none."""
+
+from __future__ import annotations
+
+import pytest
+
+from analyzer.totals import Totals, parse_snapshot
+from sluice.domain.events import StatsCell, StatsPublished, encode
+from sluice.domain.statistics import CellStatistics, OutcomeStatistics
+from sluice.errors import InvalidEvent
+
+
+def cell(name: str, units: int, clicks: int = 0) -> StatsCell:
+    statistics = CellStatistics(units, units, units, {"click": OutcomeStatistics(clicks, clicks, clicks)})
+    return StatsCell(experiment=name, variant="a", allocation="a=50,b=50", statistics=statistics)
+
+
+def stats(partition: int, offsets: tuple[int, int], *cells: StatsCell, lateness_ms: int = 0) -> StatsPublished:
+    return StatsPublished(
+        partition=partition,
+        impressions_offset=offsets[0],
+        clicks_offset=offsets[1],
+        window_ms=1000,
+        lateness_ms=lateness_ms,
+        at_ms=offsets[0],
+        watermark_ms=0,
+        cells=cells,
+        records={},
+    )
+
+
+def impossible(units: int, impressions: int, squared: int) -> bytes:
+    statistics = CellStatistics(units, impressions, squared)
+    return encode(stats(0, (1, 1), StatsCell(experiment="x", variant="a", allocation="", statistics=statistics)))
+
+
+def units(totals: Totals, name: str) -> int:
+    return sum(cell.statistics.units for cell in totals.snapshot(name, "click").cells)
+
+
+def test_partitions_add_up() -> None:
+    totals = Totals()
+    assert totals.offer(stats(0, (5, 5), cell("x", 3))) == {"x"}
+    assert totals.offer(stats(1, (7, 2), cell("x", 4), cell("y", 1))) == {"x", "y"}
+    found = totals.snapshot("x", "click")
+    assert units(totals, "x") == 7
+    assert found.offsets == {0: (5, 5), 1: (7, 2)}
+    assert found.at_ms == 7
+    assert totals.experiments == {"x", "y"}
+
+
+def test_only_what_changed_is_reported() -> None:
+    totals = Totals()
+    totals.offer(stats(0, (5, 5), cell("x", 3), cell("y", 1)))
+    assert totals.offer(stats(0, (6, 5), cell("x", 3), cell("y", 2))) == {"y"}
+    assert totals.offer(stats(0, (7, 5), cell("y", 2))) == {"x"}
+
+
+@pytest.mark.parametrize("offsets", [(5, 5), (4, 5), (5, 0), (0, 0)])
+def test_a_snapshot_that_holds_less_is_left_out(offsets: tuple[int, int]) -> None:
+    totals = Totals()
+    totals.offer(stats(0, (5, 5), cell("x", 3)))
+    assert totals.offer(stats(0, offsets, cell("x", 1))) == set()
+    assert units(totals, "x") == 3
+
+
+def test_a_recount_counts_once_it_has_come_as_far_in_any_interleaving() -> None:
+    totals = Totals()
+    totals.offer(stats(0, (100, 100), cell("x", 90)))
+    assert totals.offer(stats(0, (120, 50), cell("x", 95))) == set()
+    assert totals.offer(stats(0, (120, 90), cell("x", 96))) == {"x"}
+
+
+def test_other_definitions_replace_at_once() -> None:
+    totals = Totals()
+    totals.offer(stats(0, (5, 5), cell("x", 3)))
+    assert totals.offer(stats(0, (1, 1), cell("x", 1), lateness_ms=9)) == {"x"}
+    assert units(totals, "x") == 1
+
+
+def test_an_experiment_that_was_never_counted_is_empty() -> None:
+    assert Totals().snapshot("x", "click") == ((), {}, -1)
+
+
+def test_a_snapshot_is_read_back() -> None:
+    good = stats(0, (5, 5), cell("x", 3, 2))
+    assert parse_snapshot(encode(good)) == good
+
+
+@pytest.mark.parametrize(
+    ("bad", "words"),
+    [
+        (b"", "truncated"),
+        (b"\xff", "malformed"),
+        (b'{"type":"impression"}', "impression"),
+        (encode(stats(-1, (0, 0))), "≥ 0"),
+        (encode(stats(0, (-1, 0))), "≥ 0"),
+        (encode(stats(0, (1, 1), cell("x", 3, -1))), "≥ 0"),
+        (
+            impossible(0, 3, 3),
+            "no 0 units",
+        ),
+        (
+            impossible(5, 3, 3),
+            "does not hold",
+        ),
+        (
+            impossible(2, 9, 40),
+            "no 2 units",
+        ),
+    ],
+)
+def test_what_no_counting_can_give_is_refused(bad: bytes, words: str) -> None:
+    with pytest.raises(InvalidEvent, match=words):
+        parse_snapshot(bad)
+
+
+def test_an_empty_record_is_refused() -> None:
+    with pytest.raises(InvalidEvent, match="empty"):
+        parse_snapshot(None)
