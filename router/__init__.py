@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from router.exposures import ExposureLog
 from router.live import AllocationFollower
 from router.memory import MemoryAssignments
 from router.rankers import Context, Ranker, make_ranker, top_k
@@ -33,13 +34,16 @@ __all__ = [
 def build(settings: Settings, experiments: Iterable[Experiment], *, exposures: Exposures | None = None) -> Router:
     """A router whose assignments are sticky in Redis and whose allocations follow topic `decisions`.
 
-    `exposures` takes the exposure log (`router.exposures.ExposureLog` writes it to topic `assignments`).
-    Close the router to stop its thread. Raises TransportError when Redis or the broker is away.
+    The exposure log goes to topic `assignments`, or to `exposures` if the caller wants to write it.
+    Close the router to stop its thread and flush. Raises TransportError when Redis or the broker is away.
     """
     keys = Keys(settings.prefix)
     client = wait_for_redis(settings)
-    router = Router(experiments, AssignmentStore(client, keys), exposures=exposures)
+    log = ExposureLog(settings) if exposures is None else None
+    router = Router(experiments, AssignmentStore(client, keys), exposures=exposures or log)
     router.on_close(client.close)
+    if log is not None:
+        router.on_close(log.close)
     try:
         names = [experiment.name for experiment in router.experiments]
         follower = AllocationFollower(settings, AllocationStore(client, keys), names, router.update)
