@@ -33,8 +33,8 @@ def count(number: int) -> str:
 
 
 def percent(share: float | None, digits: int = 1) -> str:
-    """0.4215 → `42.2%`; None → `–`."""
-    return "–" if share is None else f"{100 * share:.{digits}f}%"
+    """0.4215 → `42.2 %`; None → `–`."""
+    return "–" if share is None else f"{100 * share:.{digits}f} %"
 
 
 def moment(at_ms: int) -> str:
@@ -43,9 +43,9 @@ def moment(at_ms: int) -> str:
 
 
 def shares(allocation: Mapping[str, int]) -> str:
-    """`affinity 70% · random 30%`, largest first."""
+    """`affinity 70 % · random 30 %`, largest first."""
     ordered = sorted(allocation.items(), key=lambda item: (-item[1], item[0]))
-    return " · ".join(f"{name} {share}%" for name, share in ordered)
+    return " · ".join(f"{name} {share} %" for name, share in ordered)
 
 
 def verdict(word: str) -> Text:

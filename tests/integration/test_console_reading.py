@@ -113,7 +113,7 @@ def test_apply_list_show_and_watch(run: Run, file: Path, make_stack: Callable[..
     assert run("experiment", "apply", file, settings=settings).returncode == 0
     listed = run("experiment", "list", settings=settings).stdout
     assert "homepage" in listed
-    assert "affinity 50% · random 50%" in listed
+    assert "affinity 50 % · random 50 %" in " ".join(listed.split())
     assert json.loads(run("experiment", "list", "--json", settings=settings).stdout)[0]["variants"] == [
         "random",
         "affinity",

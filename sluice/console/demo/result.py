@@ -108,7 +108,7 @@ def final_table(found: Outcome) -> RenderableType:
             text.percent(row.ctr),
             text.percent(row.true_ctr),
             "–" if row.p_best is None else f"{row.p_best:.3f}",
-            "–" if row.allocation is None else f"{row.allocation}%",
+            "–" if row.allocation is None else f"{row.allocation} %",
             style="bold" if name == best else "",
         )
     return Group(table, Text(), _facts(found))
@@ -120,8 +120,8 @@ def _facts(found: Outcome) -> RenderableType:
     facts.add_column()
     verdict = text.verdict(found.decision.verdict).append(f", decision {found.decision.version}", style="default")
     facts.add_row("decision", verdict)
-    for reason in found.decision.reasons:
-        facts.add_row("", reason)
+    # The first reason is the verdict in words; --json has them all.
+    facts.add_row("", next(iter(found.decision.reasons), ""))
     saved = (
         f"{text.count(round(found.regret))} clicks; a fixed equal split: {text.count(round(found.regret_fixed_split))}"
     )

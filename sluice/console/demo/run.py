@@ -17,6 +17,7 @@ from sluice.domain.experiment import Experiment
 from sluice.errors import ConfigError, SluiceError
 from sluice.names import CLICKS, IMPRESSIONS
 from sluice.settings import Settings
+from sluice.subscription import subscribe
 
 __all__ = ["DemoRun"]
 
@@ -55,6 +56,7 @@ class DemoRun:
         catalogue.apply(settings, [self._experiment])
         process = children.start("process", "process", "--loglevel", "warning")
         analyze = children.start("analyze", "analyze")
+        self._until_counting(settings, process)
         replay = children.start("replay", *self._replay)
         with Observer(settings, self._experiment) as observer:
             view.phase("replaying")
@@ -95,8 +97,22 @@ class DemoRun:
         child = children.start("infra", "infra", "run", "--infra", self._infra)
         while not child.output().endswith("\n"):
             children.check()
-            time.sleep(0.02)
+            self._view.tick(time.monotonic() - self._began_s)
+            time.sleep(0.05)
         return Settings.load(children.env)
+
+    def _until_counting(self, settings: Settings, process: Child) -> None:
+        """A worker that owns a partition publishes where it stands, before the first record too."""
+        with LogEnds(settings, (IMPRESSIONS,)) as ends:
+            waiting = set(ends.read())
+        deadline_s = time.monotonic() + STILL_S
+        with subscribe("variant-stats", from_start=True, settings=settings) as snapshots:
+            while waiting:
+                waiting -= {snapshot.partition for snapshot in snapshots.poll(0.05)}
+                self._view.tick(time.monotonic() - self._began_s)
+                self._children.check()
+                if time.monotonic() > deadline_s:
+                    raise ChildFailed(process, f"does not count partitions {sorted(waiting)} after {STILL_S:g} s")
 
     def _look(self, observer: Observer) -> Seen:
         began_s = time.monotonic()
@@ -144,6 +160,7 @@ class DemoRun:
 
     def _to_end(self, job: Child, good: tuple[int, ...] = (0,)) -> None:
         while not self._children.done(job, good):
+            self._view.tick(time.monotonic() - self._began_s)
             job.wait(0.1)
 
 

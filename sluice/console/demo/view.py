@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from types import TracebackType
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
@@ -16,7 +16,7 @@ from sluice.console.demo.observer import Seen
 __all__ = ["LiveView", "PlainView", "SilentView", "picture"]
 
 BAR = 12
-REASONS = 3
+REASON_LINES = 3
 
 
 class SilentView:
@@ -24,6 +24,9 @@ class SilentView:
 
     def phase(self, words: str) -> None:
         """Something new begins."""
+
+    def tick(self, seconds: float) -> None:
+        """Nothing new but the time since the start."""
 
     def update(self, seen: Seen, seconds: float, share: float | None) -> None:
         """One look; `share` in [0, 1] of the replay is over, None when that is not known."""
@@ -60,6 +63,10 @@ class LiveView(SilentView):
 
     def phase(self, words: str) -> None:
         self._words = words
+        self._draw()
+
+    def tick(self, seconds: float) -> None:
+        self._seconds = seconds
         self._draw()
 
     def update(self, seen: Seen, seconds: float, share: float | None) -> None:
@@ -101,7 +108,7 @@ def _variants(names: Sequence[str], seen: Seen) -> Table:
     table.add_column("variant", no_wrap=True, overflow="ellipsis", max_width=12, min_width=10)
     table.add_column("shown", justify="right", no_wrap=True, min_width=7)
     table.add_column("clicks", justify="right", no_wrap=True, min_width=7)
-    table.add_column("rate", justify="right", no_wrap=True, min_width=5)
+    table.add_column("rate", justify="right", no_wrap=True, min_width=6)
     table.add_column("P(best)", no_wrap=True, width=BAR + 5)
     table.add_column("allocation", no_wrap=True, width=BAR + 5)
     decision = seen.decision
@@ -115,7 +122,7 @@ def _variants(names: Sequence[str], seen: Seen) -> Table:
             text.count(row.clicks if row else 0),
             text.percent(row.ctr if row else None),
             _bar(p_best.get(name), "cyan", f"{p_best.get(name, 0):.2f}"),
-            _bar(allocation[name] / 100 if name in allocation else None, "green", f"{allocation.get(name, 0)}%"),
+            _bar(allocation[name] / 100 if name in allocation else None, "green", f"{allocation.get(name, 0)} %"),
         )
     return table
 
@@ -142,7 +149,19 @@ def _pulse(seen: Seen, share: float | None) -> Table:
 def _decision(seen: Seen) -> RenderableType:
     decision = seen.decision
     if decision is None:
-        return Text("no decision yet" + "\n" * REASONS, style="dim")
+        return Group(Text("no decision yet", style="dim"), _Lines(Text(), REASON_LINES))
     line = text.verdict(decision.verdict).append(f"  decision {decision.version}", style="dim")
-    reasons = [*decision.reasons, *("",) * REASONS][:REASONS]
-    return Group(line, *(Text(reason, style="dim", no_wrap=True, overflow="ellipsis") for reason in reasons))
+    # The first reason is the verdict in words; `--json` and `sluice explain` have them all.
+    return Group(line, _Lines(Text(next(iter(decision.reasons), ""), style="dim"), REASON_LINES))
+
+
+class _Lines:
+    """A text of always the same height."""
+
+    def __init__(self, content: Text, height: int) -> None:
+        self._content, self._height = content, height
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        lines = self._content.wrap(console, options.max_width)[: self._height]
+        yield from lines
+        yield from [Text()] * (self._height - len(lines))
