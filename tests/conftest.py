@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -64,10 +65,10 @@ def make_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..
     """`make_stack("embedded", partitions=8, lateness_ms=0)`: further arguments are fields of Settings."""
     running: list[stacks.Stack] = []
 
-    def make(mode: str, **fields: Any) -> Settings:
+    def make(mode: str, **given: Any) -> Settings:
         if mode == "local":
             _need_kafka()
-        settings = Settings(**{"state": tmp_path_factory.mktemp(mode), **fields})
+        settings = Settings(**{"state": tmp_path_factory.mktemp(mode), **given})
         running.append(stacks.start(mode, settings))
         return running[-1].settings
 
@@ -92,14 +93,18 @@ def stack(request: pytest.FixtureRequest) -> Settings:
 @pytest.fixture(scope="session")
 def service_env() -> Callable[[Settings], dict[str, str]]:
     def make(settings: Settings) -> dict[str, str]:
-        numbers = ("partitions", "window_ms", "lateness_ms", "skew_ms", "bucket_ms")
+        numbers = {
+            f"SLUICE_{field.name.upper()}": str(int(value))
+            for field in fields(Settings)
+            if isinstance(value := getattr(settings, field.name), int)
+        }
         return {
             **os.environ,
+            **numbers,
             "SLUICE_KAFKA": settings.kafka,
             "SLUICE_REDIS": settings.redis,
             "SLUICE_STATE": str(settings.state),
             "SLUICE_PREFIX": settings.prefix,
-            **{f"SLUICE_{name.upper()}": str(getattr(settings, name)) for name in numbers},
         }
 
     return make

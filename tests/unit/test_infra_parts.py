@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import platform
+import re
 import threading
+from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -104,6 +107,20 @@ def test_servers_do_not_see_our_environment(monkeypatch: pytest.MonkeyPatch, tmp
     started.process.wait(10)
     assert "PATH=" in (tmp_path / "log").read_text()
     assert "LISTENER_URL" not in (tmp_path / "log").read_text()
+
+
+def test_every_setting_is_in_the_manual_with_its_default() -> None:
+    manual = (Path(__file__).parents[2] / "docs/operations.md").read_text()
+    for field in fields(Settings):
+        row = re.search(rf"^\| `SLUICE_{field.name.upper()}` \|([^|]*)\|", manual, re.MULTILINE)
+        assert row is not None, field.name
+        if type(field.default) is int:
+            assert row[1].strip() == str(field.default), field.name
+
+
+def test_service_env_carries_every_number(service_env: Callable[[Settings], dict[str, str]]) -> None:
+    made = Settings(kafka="host:1", redis="redis://host:2/0", partitions=8, lateness_ms=0, prefix="other:")
+    assert Settings.load(service_env(made)) == made
 
 
 def test_the_lock_says_who_runs_not_the_file(tmp_path: Path) -> None:
