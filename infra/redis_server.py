@@ -58,7 +58,9 @@ def start(executable: str | None, folder: Path, log: Path, port: int, *, memory:
     `folder` and serve what an earlier run left there. Raises ConfigError without a server, ServerDied, TransportError.
     """
     if executable is None:
-        raise ConfigError("there is no redis-server: install one (its wheels are not made for every Python and machine)")
+        raise ConfigError(
+            "there is no redis-server: install one (its wheels are not made for every Python and machine)"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     config = folder.resolve() / "redis.conf"
     append = "yes" if persist else "no"

@@ -61,7 +61,10 @@ def holder(state: Path) -> Holder | None:
                 text = file.read().strip()
     except (FileNotFoundError, NotADirectoryError):
         return None
-    pid = int(text) if text.isdigit() else 0
+    if not text.isdigit():  # it has locked the file, and not yet written who it is
+        time.sleep(0.01)
+        return holder(state)
+    pid = int(text)
     try:
         ready = json.loads((state / INFRA_FILE).read_text())
     except (OSError, ValueError):

@@ -132,3 +132,14 @@ def test_the_lock_says_who_runs_not_the_file(tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match="sluice infra down"):
             state.hold(tmp_path)
     assert state.holder(tmp_path) is None
+
+
+def test_a_holder_that_has_not_said_who_it_is_is_waited_for(tmp_path: Path) -> None:
+    """Its process id must not be guessed: a signal to process 0 would end ourselves."""
+    with state.hold(tmp_path) as lock:
+        lock.truncate(0)
+        later = threading.Timer(0.1, lambda: (lock.write("4711\n"), lock.flush()))
+        later.start()
+        found = state.holder(tmp_path)
+        later.join()
+    assert found is not None and found.pid == 4711
