@@ -1,0 +1,146 @@
+"""`sluice demo` as people start it: the numbers agree, and no process is left, however it ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from infra.kafka import jars
+
+KEYS = [
+    "ratings", "slates", "impressions", "clicks", "counted_impressions", "counted_clicks", "variants", "decision",
+    "regret", "regret_fixed_split", "verify", "infra", "seconds", "events_per_second",
+]  # fmt: skip
+SMALL = "synthetic:slates=600,users=50"
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> dict[str, str]:
+    # All temporary folders of the demo in one place, which also marks its processes.
+    return {**os.environ, "TMPDIR": str(tmp_path), "SLUICE_KAFKA": "ignored:1", "SLUICE_REDIS": "redis://ignored:1/0"}
+
+
+@pytest.fixture
+def start(environment: dict[str, str]) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    running: list[subprocess.Popen[str]] = []
+
+    def start(*arguments: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "sluice", "demo", *arguments]
+        running.append(
+            subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        )
+        return running[-1]
+
+    yield start
+    for process in running:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+def processes_of(folder: Path) -> list[int]:
+    """Processes whose environment names `folder`: the demo's children, and theirs."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        try:
+            if f"TMPDIR={folder}".encode() in path.read_bytes().split(b"\0"):
+                found.append(int(path.parent.name))
+        except OSError:
+            continue
+    return found
+
+
+def check(found: dict[str, Any], slates: int, infra: str) -> None:
+    assert list(found) == KEYS
+    assert (found["verify"], found["infra"], found["slates"]) == ("exact", infra, slates)
+    assert found["impressions"] == 3 * slates == found["counted_impressions"]
+    assert 0 < found["clicks"] == found["counted_clicks"]
+    variants = found["variants"]
+    assert list(variants) == ["random", "popularity", "affinity"]
+    for row in variants.values():
+        assert list(row) == ["impressions", "clicks", "ctr", "true_ctr", "p_best", "allocation"]
+        assert row["ctr"] == pytest.approx(row["clicks"] / row["impressions"], abs=1e-6)
+        assert 0 < row["true_ctr"] < 1
+    assert sum(row["impressions"] for row in variants.values()) == found["impressions"]
+    assert sum(row["clicks"] for row in variants.values()) == found["clicks"]
+    assert sum(row["p_best"] for row in variants.values()) == pytest.approx(1, abs=1e-6)
+    assert sum(row["allocation"] for row in variants.values()) == 100
+    assert list(found["decision"]) == ["version", "verdict", "reasons"]
+    assert found["decision"]["version"] >= 1
+    assert all(found["decision"]["reasons"])
+
+
+def test_everything_sent_is_counted_decided_on_and_verified(
+    start: Callable[..., subprocess.Popen[str]], tmp_path: Path
+) -> None:
+    demo = start("--json", "--data", SMALL, "--limit", "400", "--speed", "max")
+    out, err = demo.communicate(timeout=120)
+    assert (demo.returncode, err) == (0, "")
+    (line,) = out.splitlines()
+    check(json.loads(line), slates=400, infra="embedded")
+    assert processes_of(tmp_path) == []
+    assert list(tmp_path.glob("sluice-demo-*")) == []
+
+
+@pytest.mark.kafka
+@pytest.mark.slow
+def test_the_same_on_apache_kafka(start: Callable[..., subprocess.Popen[str]], tmp_path: Path) -> None:
+    if reason := jars.missing():
+        pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
+    demo = start("--json", "--infra", "local", "--data", SMALL, "--speed", "max")
+    out, err = demo.communicate(timeout=200)
+    assert (demo.returncode, err) == (0, "")
+    check(json.loads(out), slates=600, infra="local")
+    assert processes_of(tmp_path) == []
+
+
+def test_a_failing_child_is_named_with_its_last_lines(
+    start: Callable[..., subprocess.Popen[str]], tmp_path: Path
+) -> None:
+    demo = start("--data", str(tmp_path / "nothing-here"), "--speed", "max")
+    _, err = demo.communicate(timeout=120)
+    *context, last = err.splitlines()
+    assert demo.returncode == 1
+    assert last == "sluice: `sluice replay` ended with exit code 2"
+    assert any("nothing-here" in line for line in context)
+    assert processes_of(tmp_path) == []
+
+
+def test_ctrl_c_ends_everything_in_order(
+    start: Callable[..., subprocess.Popen[str]], tmp_path: Path, wait_until: Callable[..., Any]
+) -> None:
+    demo = start("--data", SMALL, "--speed", "60s")
+    wait_until(lambda: list(tmp_path.glob("sluice-demo-*/replay.log")), 60, "the replay started")
+    demo.send_signal(signal.SIGINT)
+    out, err = demo.communicate(timeout=30)
+    assert (demo.returncode, err.strip()) == (130, "")
+    assert out.splitlines() == ["starting broker and Redis", "starting the services", "replaying"]
+    assert processes_of(tmp_path) == []
+    assert list(tmp_path.glob("sluice-demo-*")) == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_kill_9_leaves_no_process(
+    start: Callable[..., subprocess.Popen[str]], tmp_path: Path, wait_until: Callable[..., Any]
+) -> None:
+    demo = start("--data", SMALL, "--speed", "60s")
+    wait_until(lambda: list(tmp_path.glob("sluice-demo-*/replay.log")), 60, "the replay started")
+    assert len(processes_of(tmp_path)) > 4
+    demo.kill()
+    demo.wait()
+    wait_until(lambda: not processes_of(tmp_path), 10, "every process ended")
+
+
+@pytest.mark.parametrize("arguments", [("--infra", "moon"), ("--limit", "0"), ("--seed", "-1")])
+def test_wrong_use_is_exit_2(start: Callable[..., subprocess.Popen[str]], arguments: tuple[str, ...]) -> None:
+    demo = start(*arguments)
+    demo.communicate(timeout=30)
+    assert demo.returncode == 2
