@@ -7,7 +7,6 @@ from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtri
 
 from sluice.errors import ConfigError
 
@@ -49,6 +48,8 @@ def parse_delay(text: str) -> Delay:
         if kind == "lognormal" and len(values) == 2:
             median, sigma = parse_duration_ms(values[0]), float(values[1])
             if 0 <= sigma <= 10:
+                from scipy.special import ndtri  # slow to load, and needed here only
+
                 return lambda u: _whole(median * np.exp(sigma * ndtri(u)))
     except ValueError:
         pass

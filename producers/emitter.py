@@ -70,14 +70,15 @@ class Emitter:
                 self.send(topic, b"", value, partition)
                 self.sent[topic] -= 1
 
-    def close_epoch(self, next_slate: int) -> Epoch | None:
-        """Start a new epoch, everything of the slates before `next_slate` being sent.
-
-        Returns the latest epoch that is settled together with all before it, if that is news.
-        """
+    def close_epoch(self, next_slate: int) -> None:
+        """Start a new epoch, everything of the slates before `next_slate` being sent."""
         epoch = self._epochs[-1]
         epoch.next_slate, epoch.closed = next_slate, True
-        self._replace_reports()
+        self._epochs.append(Epoch())
+        self._reports = self._make_reports()
+
+    def settled(self) -> Epoch | None:
+        """The latest epoch that is settled together with all before it, if that is news."""
         self.producer.poll(0)
         self.check()
         settled = None
@@ -96,10 +97,6 @@ class Emitter:
         """Raises TransportError when a record could not be delivered."""
         if self._failure is not None:
             raise TransportError(f"a record could not be delivered: {self._failure}")
-
-    def _replace_reports(self) -> None:
-        self._epochs.append(Epoch())
-        self._reports = self._make_reports()
 
     def _make_reports(self) -> dict[str, Callable[[KafkaError | None, Message], None]]:
         epoch = self._epochs[-1]

@@ -89,7 +89,7 @@ class Replay:
         """Slate → its records that wait to be sent"""
         self._next = plan.first
         self._reached_ms = 0
-        self._saved_s = time.monotonic()
+        self._closed_s = time.monotonic()
 
     def run(self, resume: ReplayCheckpoint | None = None) -> tuple[Totals, bool]:
         """(totals, whether the replay came to its end). Stops early when `stop` is set.
@@ -143,10 +143,10 @@ class Replay:
 
     def _checkpoint(self, *, every_s: float, finished: bool = False) -> None:
         now_s = time.monotonic()
-        if now_s - self._saved_s < every_s:
-            return
-        self._saved_s = now_s
-        settled = self._emitter.close_epoch(self._settled_before())
+        if now_s - self._closed_s >= every_s:
+            self._closed_s = now_s
+            self._emitter.close_epoch(self._settled_before())
+        settled = self._emitter.settled()
         if settled is None:
             return
         totals = self._accounting.settle(settled.next_slate)
