@@ -21,7 +21,7 @@ from mode import Service
 
 from sluice.names import EXPERIMENTS
 from sluice.settings import Settings
-from stream_processors.worker import Batch, CountingWorker
+from stream_processors.worker import CountingWorker
 
 __all__ = ["app", "build"]
 

@@ -246,7 +246,8 @@ class Attribution:
     def read_clicks(self, records: Iterable[Record]) -> None:
         """Read the next records of the clicks log, in its order."""
         self._mark(self._click_marks, self.clicks_offset, self.clicks_watermark)
-        opened, names, apply = self._open, self.outcomes, self._apply
+        opened, names = self._open, self.outcomes
+        apply, add_outcome = self._apply, self.counting.add_outcome
         skew, window, margin = self.definitions.skew_ms, self.definitions.window_ms, self.definitions.lateness_ms
         watermark = self.clicks_watermark
         counted = duplicate = late = malformed = heartbeats = 0
@@ -285,7 +286,17 @@ class Attribution:
                 if entry is None:
                     self._wait(event, outcome, record)
                     continue
-            if apply(entry, outcome, event.click_id, event.value_milli):
+            amount = event.value_milli
+            if amount is None:
+                # The common case of `_apply`, without its call.
+                bit = 1 << outcome
+                if entry.seen & bit:
+                    duplicate += 1
+                else:
+                    entry.seen |= bit
+                    add_outcome(entry.rows, outcome, 0)
+                    counted += 1
+            elif apply(entry, outcome, event.click_id, amount):
                 counted += 1
             else:
                 duplicate += 1
@@ -398,7 +409,10 @@ class Attribution:
         self._tally("clicks.unmatched", len(due))
 
     def settle(self) -> Settled:
-        """Finish the batch: totals and sums move on, closed impressions are forgotten. After `release`."""
+        """Finish the batch: totals and sums move on, closed impressions are forgotten.
+
+        After `release`, and after the rows that `counting.to_load` names were loaded.
+        """
         units, buckets = self.counting.settle(self.emitting)
         rejected, self._rejected = self._rejected, []
         self._forget_closed()
@@ -442,6 +456,7 @@ class Attribution:
     def end_rebuild(self, impressions_offset: int, clicks_offset: int) -> None:
         """Everything up to the stored offsets has been read again: release silently, then go on."""
         self.release()
+        self.counting.to_load()  # nothing is loaded: stored rows do not move while rebuilding
         self.settle()
         self.impressions_offset, self.clicks_offset = impressions_offset, clicks_offset
         self.emitting = True

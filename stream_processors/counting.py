@@ -14,6 +14,7 @@ Library: msgspec (small structs without garbage-collector headers).
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from operator import add
 from sys import getrefcount
 
 import msgspec
@@ -50,6 +51,8 @@ class Row(Struct, gc=False, eq=False):
     total: tuple[int, ...] | None
     """None until loaded from the store"""
     stored: bool
+    bucket: Row | None = None
+    """Where a slate's increments also belong: all of them fall into one time bucket"""
     delta: list[int] | None = None
 
 
@@ -61,7 +64,7 @@ class Counting:
         self.pairs: set[tuple[str, str]] = set()
         self.slates: dict[str, Row] = {}
         self.units: dict[str, Row] = {}
-        self.buckets: dict[str, Row] = {}
+        self.buckets: dict[tuple[str, str, int], Row] = {}
         self.touched: list[Row] = []
         self.changed: set[Cell] = set()
         for stats in cells:
@@ -96,7 +99,7 @@ class Counting:
     def rows(
         self, assignments: Sequence[Assignment], user: str, at_ms: int, bucket: int, emitting: bool
     ) -> tuple[Row, ...]:
-        """The rows that an impression under `assignments` counts in: a unit and a bucket for each."""
+        """The rows that an impression under `assignments` counts in. `bucket`: start of its time bucket."""
         rows = []
         for made in assignments:
             cell = self._cell((made.experiment, made.variant, made.allocation), emitting)
@@ -104,19 +107,23 @@ class Counting:
                 key = f"{cell.index}:{at_ms}:{len(user)}:{user}{made.unit}"
                 row = self.slates.get(key)
                 if row is None:
-                    row = self.slates[key] = Row(key, cell, (0,), False)
+                    row = self.slates[key] = Row(key, cell, (0,), False, self._bucket(cell, bucket))
+                rows.append(row)
             else:
                 key = _encode((*cell.key, user, made.unit)).decode()
                 row = self.units.get(key)
                 if row is None:
                     row = self.units[key] = Row(key, cell, None, True)
-            rows.append(row)
-            key = _encode((*cell.key[:2], bucket)).decode()
-            row = self.buckets.get(key)
-            if row is None:
-                row = self.buckets[key] = Row(key, None, None, True)
-            rows.append(row)
+                rows += (row, self._bucket(cell, bucket))
         return tuple(rows)
+
+    def _bucket(self, cell: Cell, start: int) -> Row:
+        experiment, variant, _ = cell.key
+        row = self.buckets.get((experiment, variant, start))
+        if row is None:
+            key = _encode((experiment, variant, start)).decode()
+            row = self.buckets[experiment, variant, start] = Row(key, None, None, True)
+        return row
 
     def add_impressions(self, rows: tuple[Row, ...], count: int) -> None:
         for row in rows:
@@ -132,40 +139,63 @@ class Counting:
         for row in rows:
             delta = row.delta
             if delta is None:
-                delta = row.delta = [0]
+                delta = row.delta = [0] * (place + 2)
                 self.touched.append(row)
-            while len(delta) <= place:
-                delta += (0, 0)
+            elif len(delta) <= place:
+                delta += (0,) * (place + 2 - len(delta))
             delta[place] += 1
-            delta[place + 1] += value
+            if value:
+                delta[place + 1] += value
 
     def to_load(self) -> tuple[list[Row], list[Row]]:
         """Touched (units, buckets) whose totals the store must give before `settle`."""
-        missing = [row for row in self.touched if row.total is None]
+        touched = self.touched
+        for row in touched:  # grows while it is walked: buckets are appended
+            bucket = row.bucket
+            if bucket is not None:
+                more = row.delta
+                assert more is not None
+                delta = bucket.delta
+                if delta is None:
+                    bucket.delta = more.copy()
+                    touched.append(bucket)
+                elif len(delta) == 1 == len(more):
+                    delta[0] += more[0]
+                else:
+                    bucket.delta = _added(delta, more)
+        missing = [row for row in touched if row.total is None]
         return [row for row in missing if row.cell is not None], [row for row in missing if row.cell is None]
 
     def settle(self, emitting: bool) -> tuple[dict[str, str], dict[str, str]]:
-        """Apply the batch. Returns the new totals of stored rows: units, buckets (field → text).
+        """Apply the batch, after `to_load`. Returns the new totals of stored rows: units, buckets (field → text).
 
         Not emitting (while rebuilding), the store's rows and the cells hold these increments already: only
         the rows of slates move.
         """
         units: dict[str, str] = {}
         buckets: dict[str, str] = {}
+        changed = self.changed
         for row in self.touched:
             delta, old, cell = row.delta, row.total, row.cell
             row.delta = None
             assert delta is not None
-            if row.stored and not emitting:
-                continue
-            assert old is not None, "to_load() names the rows to load first"
-            new = _added(old, delta)
-            row.total = new
-            if cell is not None and emitting:
-                _move(cell, old, new)
-                self.changed.add(cell)
             if row.stored:
-                (buckets if cell is None else units)[row.key] = ",".join(map(str, new))
+                if not emitting:
+                    continue
+                assert old is not None, "to_load() names the rows to load first"
+                row.total = new = tuple(_added(old, delta))
+                if cell is None:
+                    buckets[row.key] = ",".join(map(str, new))
+                    continue
+                units[row.key] = ",".join(map(str, new))
+            else:
+                assert old is not None
+                # A slate that is new in this batch is the common case, and nothing needs to be added.
+                row.total = new = tuple(delta) if old == (0,) else tuple(_added(old, delta))
+            if emitting:
+                assert cell is not None
+                _move(cell, old, new)
+                changed.add(cell)
         self.touched.clear()
         return units, buckets
 
@@ -174,40 +204,51 @@ class Counting:
 
         A held row must stay: one loaded anew beside it would know nothing of its increments.
         """
-        for rows in (self.units, self.buckets):
-            if len(rows) > keep:
-                # Two references are this loop's and the call's, one is the dictionary's.
-                for key in [key for key, row in rows.items() if getrefcount(row) <= 3]:
-                    del rows[key]
+        # Two references are this loop's and the call's, one is the dictionary's.
+        if len(self.units) > keep:
+            for name in [name for name, row in self.units.items() if getrefcount(row) <= 3]:
+                del self.units[name]
+        if len(self.buckets) > keep:
+            for place in [place for place, row in self.buckets.items() if getrefcount(row) <= 3]:
+                del self.buckets[place]
 
 
-def _added(old: tuple[int, ...], delta: list[int]) -> tuple[int, ...]:
+def _added(old: Sequence[int], delta: Sequence[int]) -> list[int]:
+    """Element by element; the shorter one counts as zeros beyond its end."""
     if len(old) < len(delta):
-        old = old + (0,) * (len(delta) - len(old))
-    elif len(delta) < len(old):
-        delta = delta + [0] * (len(old) - len(delta))
-    return tuple([a + b for a, b in zip(old, delta, strict=True)])
+        old, delta = delta, old
+    new = list(map(add, old, delta))
+    new += old[len(delta) :]
+    return new
 
 
 def _move(cell: Cell, old: tuple[int, ...], new: tuple[int, ...]) -> None:
     """Take a unit's old total out of the sums of its cell and put the new one in."""
     n0, n1 = old[0], new[0]
-    if not n0:
-        cell.units += 1
-    cell.impressions += n1 - n0
-    cell.impressions_squared += n1 * n1 - n0 * n0
+    if n1 != n0:
+        if not n0:
+            cell.units += 1
+        cell.impressions += n1 - n0
+        cell.impressions_squared += n1 * n1 - n0 * n0
+    known = len(old)
     for place in range(1, len(new), 2):
-        c1, v1 = new[place], new[place + 1]
+        c1 = new[place]
         if not c1:
             continue
-        c0, v0 = (old[place], old[place + 1]) if place < len(old) else (0, 0)
+        v1 = new[place + 1]
+        if place < known:
+            c0, v0 = old[place], old[place + 1]
+        else:
+            c0 = v0 = 0
         index = place >> 1
         while len(cell.outcomes) <= index:
             cell.outcomes.append([0, 0, 0, 0, 0, 0])
         sums = cell.outcomes[index]
-        sums[0] += c1 - c0
-        sums[1] += c1 * c1 - c0 * c0
+        if c1 != c0:
+            sums[0] += c1 - c0
+            sums[1] += c1 * c1 - c0 * c0
         sums[2] += n1 * c1 - n0 * c0
-        sums[3] += v1 - v0
-        sums[4] += v1 * v1 - v0 * v0
-        sums[5] += n1 * v1 - n0 * v0
+        if v1 or v0:
+            sums[3] += v1 - v0
+            sums[4] += v1 * v1 - v0 * v0
+            sums[5] += n1 * v1 - n0 * v0

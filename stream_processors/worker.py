@@ -207,6 +207,7 @@ class CountingWorker:
         """Count a batch and commit every partition it moved."""
         moved: dict[int, _Owned] = {}
         for partition, run in groupby(batch.messages, Message.partition):
+            assert partition is not None
             owned = self._owned.get(partition)
             if owned is None or batch.generation < owned.generation:
                 continue  # fetched before the partition was let go or taken up again: it is read anew
