@@ -118,12 +118,10 @@ def _print(decision: DecisionMade, difference: str | None) -> None:
     )
     for reason in decision.reasons:
         console.print(f"  {reason}", highlight=False, markup=False)
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("variant")
-    for title in ("units", "impressions", "outcomes", "rate", "95 % interval", "design effect"):
-        table.add_column(title, justify="right")
-    for title in ("P(best)", "expected loss", "share"):
-        table.add_column(title, justify="right")
+    table = Table(box=None, pad_edge=False, padding=(0, 1), header_style="bold")
+    table.add_column("variant", no_wrap=True)
+    for title in ("units", "impressions", "outcomes", "rate", "95 % interval", "P(best)", "loss", "share"):
+        table.add_column(title, justify="right", no_wrap=True)
     for result in decision.results:
         low, high = result.interval
         table.add_row(
@@ -131,12 +129,11 @@ def _print(decision: DecisionMade, difference: str | None) -> None:
             f"{result.units:,}",
             f"{result.impressions:,}",
             f"{result.outcomes:,}",
-            f"{100 * result.rate:.2f} %",
-            f"{100 * low:.2f} – {100 * high:.2f} %",
-            f"{result.design_effect:.2f}",
+            f"{100 * result.rate:.2f}%",
+            f"{100 * low:.2f}–{100 * high:.2f}%",
             f"{result.p_best:.4f}",
-            f"{result.expected_loss:.2g}",
-            f"{decision.allocation.get(result.variant, 0)} %",
+            f"{result.expected_loss:.1g}",
+            f"{decision.allocation.get(result.variant, 0)}%",
         )
     console.print(table)
     offsets = ", ".join(f"{p}: {i:,}/{c:,}" for p, (i, c) in decision.offsets.items())
