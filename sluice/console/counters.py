@@ -99,7 +99,8 @@ def _outcome(row: VariantCounts, name: str) -> str:
     found = row.outcomes.get(name)
     if found is None:
         return "–"
-    return f"{text.count(found.count)} Σ {found.value:,.1f}" if found.value else text.count(found.count)
+    mean = f" · mean {found.value / found.count:.2f}" if found.value and found.count else ""
+    return text.count(found.count) + mean
 
 
 def record_lines(records: RecordCounts) -> RenderableType:

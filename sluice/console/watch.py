@@ -132,8 +132,8 @@ def _decision(event: DecisionMade) -> Text:
     found.append(f"  {text.shares(event.allocation)}")
     if best is not None:
         found.append(f"  P(best) {best.variant} {best.p_best:.3f}")
-    if event.reasons:
-        found.append("\n    " + "; ".join(event.reasons), style="dim")
+    if event.reasons:  # the first is the verdict in words; --json has them all
+        found.append(f"\n    {event.reasons[0]}", style="dim")
     return found
 
 
