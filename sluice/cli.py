@@ -25,7 +25,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "counters": ("sluice.console.counters:counters", "Read the live counters."),
     "verify": ("stream_processors.cli:verify", "Recount the log and compare every integer."),
     "explain": ("analyzer.cli:explain", "Recompute a decision from its recorded evidence."),
-    "bench": ("sluice.console.bench:bench", "Measure against named baselines."),
+    "bench": ("stream_processors.bench:bench", "Measure against named baselines."),
 }
 
 
