@@ -101,6 +101,8 @@ class Subscription(Generic[E], Iterator[E]):
         self._on_malformed = on_malformed
         self._decode = msgspec.json.Decoder(EVENT_TYPES[topic]).decode
         self._ready: deque[E] = deque()
+        self._versions: dict[str, int] = {}
+        """Experiment → its latest decision seen."""
         self._lock = threading.Lock()
         self._closed = False
         self._reader = TopicReader(settings or Settings.load(), topic, from_start=from_start)
@@ -152,6 +154,11 @@ class Subscription(Generic[E], Iterator[E]):
             raise InvalidEvent(str(error)) from error
         if isinstance(event, Heartbeat) or (self.experiment is not None and not _concerns(event, self.experiment)):
             return None
+        if isinstance(event, DecisionMade):
+            # Of two analyzers that decided at once, the later record does not stand: docs/adr/decision-versions.md.
+            if event.version <= self._versions.get(event.experiment, -1):
+                return None
+            self._versions[event.experiment] = event.version
         return event  # type: ignore[no-any-return]
 
     def _skip(self, message: Message, reason: str) -> None:
@@ -298,6 +305,8 @@ def subscribe(
     follow: go on for ever; otherwise end at what the topic held when the subscription began.
     settings: where the broker is; from `SLUICE_*` or a running `sluice infra up` by default.
     on_malformed: called for each record that is no event of the topic; by default one log line each.
+
+    Versions of an experiment's decisions only grow: a record of a second analyzer that does not stand is left out.
 
     Returns an iterator that is also a context manager. Raises ConfigError for wrong use, TransportError when
     no broker answers within 15 s.

@@ -69,8 +69,15 @@ def test_two_subscribers_see_everything(settings: Settings) -> None:
             assert [event.version for event in events] == [0, 1, 2]
 
 
+def test_a_decision_that_does_not_stand_is_left_out(settings: Settings) -> None:
+    versions = [(1, "a"), (2, "a"), (2, "a"), (1, "b"), (1, "a"), (3, "a")]
+    send(settings, "decisions", *(encode(decision(name, version)) for version, name in versions))
+    with sluice.subscribe("decisions", from_start=True, follow=False, settings=settings) as events:
+        assert [(event.version, event.experiment) for event in events] == [(1, "a"), (2, "a"), (1, "b"), (3, "a")]
+
+
 def test_only_one_experiment(settings: Settings) -> None:
-    send(settings, "decisions", *(encode(decision(name, 1)) for name in "aba"))
+    send(settings, "decisions", *(encode(decision(name, version)) for version, name in enumerate("aba")))
     with sluice.subscribe("decisions", experiment="a", from_start=True, follow=False, settings=settings) as events:
         assert [event.experiment for event in events] == ["a", "a"]
 
