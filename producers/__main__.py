@@ -1,3 +1,5 @@
+"""`python -m producers` is `sluice replay`."""
+
 import sys
 
 from sluice.cli import main

@@ -33,8 +33,9 @@ _LAYOUTS: dict[str, tuple[bytes, bytes | None]] = {
     "u.data": (b"\t", None),
 }
 NO_GENRES = "(no genres listed)"
-EARLIEST_S, LATEST_S = 631_152_000, 4_102_444_800
-"""1990 to 2100: other timestamps are mistakes."""
+EARLIEST_S, LATEST_S = 631_152_000, 2_145_916_800
+"""1990 to 2038: other timestamps are mistakes."""
+MAX_ID = 2**31 - 1
 
 
 def is_movielens(path: Path) -> bool:
@@ -56,19 +57,24 @@ def read_movielens(path: Path) -> RatingsLog:
             raise ConfigError(f"{path}: no MovieLens ratings: expected one of {', '.join(_LAYOUTS)}")
         separator, header = _LAYOUTS[name]
         label = f"{path}/{name}"
+        chunks = []
         with archive.open(name) as stream:
-            table = read_numbers(stream, label, separator=separator, columns=4, header=header)
-        _check(table, label, 1 if header is None else 2)
-        user_ids, user = np.unique(table[:, 0], return_inverse=True)
-        item_ids, item = np.unique(table[:, 1], return_inverse=True)
+            for line, table in read_numbers(stream, label, separator=separator, columns=4, header=header):
+                _check(table, label, line)
+                table[:, 2] *= 1000
+                # All four fit, and 25 million ratings should not need a gigabyte.
+                chunks.append(np.rint(table).astype(np.int32))
+        users, items, rating_milli, time_s = np.concatenate(chunks).T
+        user_ids, user = np.unique(users, return_inverse=True)
+        item_ids, item = np.unique(items, return_inverse=True)
         return RatingsLog(
             name=path.name.removesuffix(".zip"),
             user=user.astype(np.int32),
             item=item.astype(np.int32),
-            rating_milli=np.rint(table[:, 2] * 1000).astype(np.int32),
-            at_ms=table[:, 3].astype(np.int64) * 1000,
-            users=[str(number) for number in user_ids.astype(np.int64).tolist()],
-            items=[str(number) for number in item_ids.astype(np.int64).tolist()],
+            rating_milli=np.ascontiguousarray(rating_milli),
+            at_ms=time_s.astype(np.int64) * 1000,
+            users=[str(number) for number in user_ids.tolist()],
+            items=[str(number) for number in item_ids.tolist()],
             genres=_genres(archive),
         )
 
@@ -76,9 +82,9 @@ def read_movielens(path: Path) -> RatingsLog:
 def _check(table: NDArray[np.float64], label: str, first_line: int) -> None:
     rating, time = table[:, 2], table[:, 3]
     rules = [
-        ((table[:, :2] >= 0) & (table[:, :2] == np.floor(table[:, :2])), "ids are whole numbers from 0"),
-        ((rating >= 0.5) & (rating <= 5) & (rating * 2 == np.floor(rating * 2)), "ratings go from 0.5 to 5 by 0.5"),
-        ((time >= EARLIEST_S) & (time <= LATEST_S) & (time == np.floor(time)), "timestamps are seconds of 1990–2100"),
+        (_whole(table[:, :2]) & (table[:, :2] >= 0) & (table[:, :2] <= MAX_ID), "ids are whole numbers from 0"),
+        ((rating >= 0.5) & (rating <= 5) & _whole(rating * 2), "ratings go from 0.5 to 5 by 0.5"),
+        ((time >= EARLIEST_S) & (time <= LATEST_S) & _whole(time), "timestamps are seconds of 1990–2037"),
     ]  # fmt: skip
     for valid, rule in rules:
         rows = valid.all(axis=1) if valid.ndim == 2 else valid
@@ -86,6 +92,10 @@ def _check(table: NDArray[np.float64], label: str, first_line: int) -> None:
             row = int(np.argmin(rows))
             shown = ", ".join(f"{value:.10g}" for value in table[row])
             raise ConfigError(f"{label}, line {first_line + row}: {shown}: {rule}")
+
+
+def _whole(values: NDArray[np.float64]) -> NDArray[np.bool_]:
+    return np.asarray(values == np.floor(values))
 
 
 def _genres(archive: Archive) -> dict[str, tuple[str, ...]]:

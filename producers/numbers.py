@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
 from typing import IO
 
 import numpy as np
@@ -18,8 +19,8 @@ MAX_SHOWN = 80
 
 def read_numbers(
     stream: IO[bytes], label: str, *, separator: bytes, columns: int, header: bytes | None
-) -> NDArray[np.float64]:
-    """Rows of exactly `columns` numbers → (n, columns) float64.
+) -> Iterator[tuple[int, NDArray[np.float64]]]:
+    """Lines of exactly `columns` numbers → (number of the first line, (n, columns) float64), chunk by chunk.
 
     `header`: the first line when there must be one; it is compared without regard to case and dropped.
     Raises ConfigError that names `label`, the line and what is wrong with it.
@@ -30,19 +31,17 @@ def read_numbers(
         if first.lower() != header.lower():
             raise ConfigError(f"{label}, line 1: {_shown(first)}: expected the header {header.decode()!r}")
         line = 2
-    parts = []
-    rest = b""
+    begin, rest = line, b""
     while chunk := stream.read(CHUNK_BYTES):
-        whole, newline, tail = (rest + chunk).rpartition(b"\n")
-        rest = tail
+        whole, newline, rest = (rest + chunk).rpartition(b"\n")
         if newline:
-            parts.append(_parse(whole, label, line, separator, columns))
-            line += len(parts[-1])
+            table = _parse(whole, label, line, separator, columns)
+            yield line, table
+            line += len(table)
     if rest.strip():
-        parts.append(_parse(rest, label, line, separator, columns))
-    if not parts:
+        yield line, _parse(rest, label, line, separator, columns)
+    elif line == begin:
         raise ConfigError(f"{label}: no lines")
-    return np.concatenate(parts) if len(parts) > 1 else parts[0]
 
 
 def _parse(text: bytes, label: str, first_line: int, separator: bytes, columns: int) -> NDArray[np.float64]:

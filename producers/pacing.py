@@ -18,6 +18,7 @@ log = logging.getLogger(__name__)
 HEARTBEAT_EVERY_S = 1.0
 LOOK_S = 0.02
 STILL_S = 10.0
+MAX_BATCH = 256
 
 
 class Speed(NamedTuple):
@@ -59,10 +60,14 @@ def parse_speed(text: str) -> Speed:
 class Pace:
     """Waits until things are due. `idle` is called once a second of waiting with the event time reached."""
 
-    def __init__(self, speed: Speed, stop: threading.Event, idle: Callable[[int], None]) -> None:
+    def __init__(
+        self, speed: Speed, stop: threading.Event, idle: Callable[[int], None], *, most: int = MAX_BATCH
+    ) -> None:
+        """`most`: slates that `batch` may name at most."""
         self._speed = speed
         self._stop = stop
         self._idle = idle
+        self._most = most
         self._began_s = time.monotonic()
         self._first_ms: int | None = None
         self._slates = 0
@@ -74,10 +79,13 @@ class Pace:
 
     def batch(self) -> int:
         """Slates to route at once: few enough that the last one's allocation is not old when it is sent."""
+        return min(self._most, self._by_speed())
+
+    def _by_speed(self) -> int:
         rate = self._speed.slates_per_second
         if rate is not None:
-            return max(1, min(256, int(rate * LOOK_S)))
-        return 256 if self._speed.multiple is None else 1
+            return max(1, min(MAX_BATCH, int(rate * LOOK_S)))
+        return MAX_BATCH if self._speed.multiple is None else 1
 
     def slates(self, count: int) -> None:
         """Wait until `count` more slates are due by their rate."""

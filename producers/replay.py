@@ -40,6 +40,9 @@ _DELAY, _IMPRESSION, _OUTCOME = 10, 0, 1
 class Plan:
     """What is replayed. Equal plans give equal ids, event times and send orders."""
 
+    tag: str
+    """Begins every id, so that slates and sessions of two replays are never taken for one another"""
+
     first: int
     """Index of the first slate"""
     stop: int
@@ -190,8 +193,11 @@ class Replay:
                 self._reached_ms = at_ms
 
     def _send_batch(self, batch: Sequence[Slate]) -> None:
+        tag = self._plan.tag
         requests = [
-            AssignmentRequest(s.user_id, {"user": s.user_id, "session": s.session_id, "slate": s.slate_id}, s.at_ms)
+            AssignmentRequest(
+                s.user_id, {"user": s.user_id, "session": tag + s.session_id, "slate": tag + s.slate_id}, s.at_ms
+            )
             for s in batch
         ]
         routed = self._router.assign(requests)
@@ -215,7 +221,7 @@ class Replay:
     def _send_slate(
         self, slate: Slate, answer: Sequence[Routed], items: Sequence[Shown], times: _Times, row: int
     ) -> None:
-        index, slate_id, user_id, at_ms = slate.number, slate.slate_id, slate.user_id, slate.at_ms
+        index, slate_id, user_id, at_ms = slate.number, self._plan.tag + slate.slate_id, slate.user_id, slate.at_ms
         key = user_id.encode()
         assignments: tuple[Assignment, ...] = tuple([routed.assignment for routed in answer])
         clicks, ratings = "click" in self._plan.outcomes, "rating" in self._plan.outcomes

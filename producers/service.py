@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -16,9 +17,9 @@ from producers.candidates import Candidates, RankedSlates
 from producers.delays import parse_delay
 from producers.emitter import Emitter
 from producers.faults import Faults
-from producers.pacing import MAX_SPEED, LagGate, Pace, Speed
+from producers.pacing import MAX_BATCH, MAX_SPEED, LagGate, Pace, Speed
 from producers.replay import OUTCOMES, Plan, Replay
-from producers.slates import cut_slates
+from producers.slates import base36, cut_slates
 from producers.sources import Notice, find_data, read_ratings
 from producers.synthetic import SyntheticSlates, parse_synthetic
 from producers.totals import Totals
@@ -99,6 +100,7 @@ def replay(
     client = wait_for_redis(settings)
     store = ReplayStore(client, Keys(settings.prefix))
     name = _name(options, candidates, experiments, plan)
+    plan = replace(plan, tag=f"{base36(int(name, 16) % 36**4)}.")
     resume = None if options.restart else _checkpoint(settings, store, name, notice)
     began_s = time.monotonic()
     if resume is not None and resume.finished:
@@ -138,7 +140,13 @@ class _Run:
 
     def start(self, resume: ReplayCheckpoint | None, progress: Callable[[int], None]) -> tuple[Totals, bool]:
         # The parts know each other in a circle (router → exposure log → run → pace → heartbeats): late binding.
-        with build(self._settings, self._experiments, exposures=lambda made: run.expose(made)) as router:
+        with build(
+            self._settings,
+            self._experiments,
+            exposures=lambda made: run.expose(made),
+            retry_s=math.inf,  # a Redis that goes away is waited for
+            stop=self._stop,
+        ) as router:
             run = Replay(
                 self._plan,
                 self._candidates,
@@ -148,6 +156,7 @@ class _Run:
                     self._options.speed.over(self._plan.stop - self._plan.first),
                     self._stop,
                     lambda at_ms: run.beat(at_ms),
+                    most=self._batch(),
                 ),
                 stop=self._stop,
                 gate=self._gate(lambda: run.beat()),
@@ -155,6 +164,13 @@ class _Run:
                 progress=progress,
             )
             return run.run(resume)
+
+    def _batch(self) -> int:
+        """Slates at once: a small part of the lag that is allowed, which else would be overshot by a batch."""
+        if self._options.max_lag is None:
+            return MAX_BATCH
+        records = self._options.top_k * (1 + len(self._options.outcomes))
+        return max(1, min(MAX_BATCH, self._options.max_lag // (4 * records)))
 
     def _gate(self, beat: Callable[[], None]) -> LagGate | None:
         if self._options.max_lag is None:
@@ -185,6 +201,7 @@ def _plan(settings: Settings, options: ReplayOptions, candidates: Candidates) ->
     if options.disorder + options.late > 1:
         raise ConfigError("--disorder and --late are shares of the same records: together at most 1")
     return Plan(
+        tag="",
         first=first,
         stop=stop,
         seed=options.seed,

@@ -3,6 +3,7 @@ for simulations. Ranking rules are in `router.rankers`."""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable
 
 from router.exposures import ExposureLog
@@ -31,16 +32,24 @@ __all__ = [
 ]
 
 
-def build(settings: Settings, experiments: Iterable[Experiment], *, exposures: Exposures | None = None) -> Router:
+def build(
+    settings: Settings,
+    experiments: Iterable[Experiment],
+    *,
+    exposures: Exposures | None = None,
+    retry_s: float = 30.0,
+    stop: threading.Event | None = None,
+) -> Router:
     """A router whose assignments are sticky in Redis and whose allocations follow topic `decisions`.
 
     The exposure log goes to topic `assignments`, or to `exposures` if the caller wants to write it.
-    Close the router to stop its thread and flush. Raises TransportError when Redis or the broker is away.
+    `retry_s` and `stop` as for `Router`. Close the router to stop its thread and to flush. Raises
+    TransportError when Redis or the broker is away.
     """
     keys = Keys(settings.prefix)
     client = wait_for_redis(settings)
     log = ExposureLog(settings) if exposures is None else None
-    router = Router(experiments, AssignmentStore(client, keys), exposures=exposures or log)
+    router = Router(experiments, AssignmentStore(client, keys), exposures=exposures or log, retry_s=retry_s, stop=stop)
     router.on_close(client.close)
     if log is not None:
         router.on_close(log.close)

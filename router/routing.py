@@ -65,16 +65,18 @@ class Router:
         *,
         exposures: Exposures | None = None,
         retry_s: float = 30.0,
+        stop: threading.Event | None = None,
     ) -> None:
         """Every experiment starts with its starting allocation, version 0.
 
-        `retry_s`: seconds for which `assign` retries, with backoff, while the store is away.
+        `retry_s`: seconds for which `assign` retries, with backoff, while the store is away; `stop` ends that.
         """
         self.experiments = tuple(experiments)
         self._store = store
         self._exposures = exposures
         self._retry_s = retry_s
         self._closing = threading.Event()
+        self._stop = stop or self._closing
         self._on_close: list[Callable[[], None]] = []
         self._update_lock = threading.Lock()
         self._in_force = {e.name: _in_force(0, e.starting_allocation) for e in self.experiments}
@@ -202,11 +204,11 @@ class Router:
             try:
                 return ask()
             except TransportError as error:
-                if waited_s >= self._retry_s or self._closing.is_set():
+                if waited_s >= self._retry_s or self._stop.is_set() or self._closing.is_set():
                     raise TransportError(f"{error} (retried for {waited_s:.1f} s)") from error
                 if not waited_s:
-                    log.warning("assignments: %s; retrying for %g s", error, self._retry_s)
-                self._closing.wait(wait_s)
+                    log.warning("assignments: %s; retrying", error)
+                self._stop.wait(wait_s)
                 waited_s += wait_s
                 wait_s = min(2 * wait_s, LONGEST_WAIT_S)
 

@@ -150,6 +150,14 @@ def test_a_kill_and_a_restart_count_the_same(
 UNEQUAL = ("seconds", "events_per_second", "records", "resumed_from")
 
 
+def test_replays_of_other_names_share_no_id(make_stack: Callable[..., Settings], replay: Callable[..., Any]) -> None:
+    settings = make_stack("embedded")
+    for name in ("one", "other"):
+        finish(replay(settings, *SMALL, "--limit", "20", "--name", name))
+    slates = [made["unit"] for made in events(read_all(settings, ASSIGNMENTS, 40))]
+    assert len(set(slates)) == len(slates) == 40
+
+
 def test_a_finished_replay_is_not_sent_again(embedded: Settings, replay: Callable[..., Any]) -> None:
     options = (*SMALL, "--limit", "50", "--name", "finished")
     first = finish(replay(embedded, *options))

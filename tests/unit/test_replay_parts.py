@@ -60,6 +60,7 @@ def test_durations_speeds_and_times() -> None:
     assert [parse_duration_ms(t) for t in ("500ms", "1.5s", "2m", "1h", "1d")] == [500, 1500, 120_000, 3.6e6, 86.4e6]
     assert parse_speed("max") == Speed()
     assert parse_speed("60×") == parse_speed("60x") == Speed(multiple=60)
+    assert parse_speed("20s").over(100) == parse_speed("5/s")
     assert parse_speed("2000/s") == Speed(slates_per_second=2000)
     for text in ("fast", "0x", "-1x", "10", ""):
         with pytest.raises(ConfigError, match="--speed"):
