@@ -16,7 +16,7 @@ from sluice.names import TOPICS
 from sluice.settings import Settings
 
 __all__ = ["Consumer", "KafkaError", "KafkaException", "Message", "Producer", "TopicPartition"]
-__all__ += ["cluster_id", "consumer", "ensure_topics", "missing_topics", "partition_count", "producer"]
+__all__ += ["cluster_id", "consumer", "end_offsets", "ensure_topics", "missing_topics", "partition_count", "producer"]
 __all__ += ["wait_for_broker"]
 
 log = logging.getLogger(__name__)
@@ -24,6 +24,9 @@ log = logging.getLogger(__name__)
 # One partitioner for everybody: librdkafka's own default would send a user elsewhere than Java clients
 # and Faust do, and the two topics of a unit would no longer meet in one partition.
 PARTITIONER = "murmur2_random"
+
+
+_NO_LEADER_YET = (KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE)
 
 
 class _Complaints:
@@ -40,7 +43,8 @@ class _Complaints:
         now = time.monotonic()
         if now - self._last.get(error.name(), -self.EVERY_S) >= self.EVERY_S:
             self._last[error.name()] = now
-            log.warning("Kafka: %s; retrying", error.str())
+            down = error.code() == KafkaError._ALL_BROKERS_DOWN
+            log.warning("Kafka: %s; retrying", "no broker answers" if down else error.str())
 
 
 _complain = _Complaints()
@@ -85,6 +89,9 @@ def consumer(
             "enable.auto.commit": False,
             "enable.partition.eof": False,
             "auto.offset.reset": "earliest",
+            # By default a full queue of fetched records is left alone for a second, in which a fast reader
+            # empties it and then waits.
+            "fetch.queue.backoff.ms": 10,
             **(overrides or {}),
         }
     )
@@ -169,6 +176,40 @@ def partition_count(client: Any, topic: str, timeout_s: float = 10.0) -> int:
         time.sleep(0.05)
 
 
-def end_offsets(client: Consumer, topic: str, partitions: Iterable[int]) -> dict[int, tuple[int, int]]:
-    """Partition → (first, next) offset of the log."""
-    return {p: client.get_watermark_offsets(TopicPartition(topic, p), timeout=10) for p in partitions}
+def end_offsets(
+    client: Consumer, topic: str, partitions: Iterable[int], timeout_s: float = 10.0
+) -> dict[int, tuple[int, int]]:
+    """Partition → (first, next) offset of the log. `client` is left without an assignment.
+
+    Raises KafkaException when the broker is away, TransportError when it does not answer within `timeout_s`.
+    """
+    places = [TopicPartition(topic, p) for p in partitions]
+    deadline = time.monotonic() + timeout_s
+    marks = {place.partition: _marks(client, place, deadline) for place in places}
+    # Asked for the end, Tansu 0.6 names the first offset of the last *batch*, plus one. The end that comes
+    # with a fetch is right on every broker, so fetch the last record that the first answer speaks of.
+    unsure = {p: high for p, (low, high) in marks.items() if high > low}
+    client.assign([TopicPartition(topic, p, high - 1) for p, high in unsure.items()])
+    while unsure:
+        client.consume(1, 0.005)
+        for place in places:
+            p = place.partition
+            end = client.get_watermark_offsets(place, cached=True)[1] if p in unsure else -1
+            if end >= unsure.get(p, 0) > 0:
+                marks[p] = (marks[p][0], end)
+                del unsure[p]
+        if unsure and time.monotonic() > deadline:
+            raise TransportError(f"topic {topic}: no answer about the end of partitions {sorted(unsure)}")
+    client.unassign()
+    return marks
+
+
+def _marks(client: Consumer, place: TopicPartition, deadline: float) -> tuple[int, int]:
+    while True:
+        try:
+            return client.get_watermark_offsets(place, timeout=max(0.1, deadline - time.monotonic()))
+        except KafkaException as error:
+            # Shortly after a topic was made its partitions have no leader yet.
+            if error.args[0].code() not in _NO_LEADER_YET or time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)

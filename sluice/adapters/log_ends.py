@@ -16,7 +16,7 @@ class LogEnds:
 
     def __init__(self, settings: Settings, topics: Sequence[str]) -> None:
         """Raises TransportError when a topic does not exist or the broker is away."""
-        self._client = consumer(settings)
+        self._client = consumer(settings, overrides={"fetch.wait.max.ms": 20})
         try:
             self._partitions = {topic: range(partition_count(self._client, topic)) for topic in topics}
         except BaseException:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 
-from sluice.adapters.kafka import KafkaError, Message, TopicPartition, consumer, partition_count
+from sluice.adapters.kafka import KafkaError, Message, TopicPartition, consumer, end_offsets, partition_count
 from sluice.errors import LogTruncated, TransportError
 from sluice.settings import Settings
 
@@ -26,14 +26,14 @@ class TopicReader:
         self._consumer = consumer(settings, overrides={"fetch.wait.max.ms": 50})
         try:
             count = partition_count(self._consumer, topic, timeout_s)
-            marks = [self._consumer.get_watermark_offsets(TopicPartition(topic, p), timeout=10) for p in range(count)]
+            marks = end_offsets(self._consumer, topic, range(count)).items()
         except BaseException:
             self._consumer.close()
             raise
-        self._next = {p: low if from_start else max(low, high - last) for p, (low, high) in enumerate(marks)}
-        self.whole = all(self._next[p] == low for p, (low, _) in enumerate(marks))
+        self._next = {p: low if from_start else max(low, high - last) for p, (low, high) in marks}
+        self.whole = all(self._next[p] == low for p, (low, _) in marks)
         """Whether reading starts with the first record that the log still holds."""
-        self.ends = {p: high for p, (_, high) in enumerate(marks)}
+        self.ends = {p: high for p, (_, high) in marks}
         """Partition → next offset of the log when the reader was made."""
         self._consumer.assign([TopicPartition(topic, p, offset) for p, offset in self._next.items()])
 
@@ -100,7 +100,7 @@ def read_range(
         return
     client = consumer(settings, overrides={"fetch.wait.max.ms": 50})
     try:
-        low, high = client.get_watermark_offsets(TopicPartition(topic, partition), timeout=10)
+        low, high = end_offsets(client, topic, [partition])[partition]
         if start < low or stop > high:
             raise LogTruncated(
                 f"{topic}[{partition}]: offsets {start} to {stop} are needed, the log holds {low} to {high}"
