@@ -97,7 +97,7 @@ def test_a_decision_includes_the_counts_when_the_primary_sums_agree() -> None:
 @pytest.mark.parametrize("share", [None, 0.4])
 def test_the_picture_fits_and_keeps_its_height(width: int, share: float | None) -> None:
     pictures = [
-        shown(picture("embedded", "replaying", ["a", "b"], seen(found), 7.0, share), width)
+        shown(picture("embedded", "replaying", ["a", "b"], seen(found), 7.0, share, width), width)
         for found in (None, decision(cell("a", 4), cell("b", 6)))
     ]
     assert {len(lines) for lines in pictures} == {12}

@@ -15,7 +15,9 @@ from sluice.console.demo.observer import Seen
 
 __all__ = ["LiveView", "PlainView", "SilentView", "picture"]
 
-BAR = 12
+MIN_BAR, MAX_BAR = 8, 30
+BESIDE_BARS = 58
+"""Columns that everything but the two bars takes."""
 REASON_LINES = 3
 
 
@@ -74,7 +76,8 @@ class LiveView(SilentView):
         self._draw()
 
     def _draw(self) -> None:
-        shown = picture(self._infra, self._words, self._variants, self._seen, self._seconds, self._share)
+        width = self._live.console.width
+        shown = picture(self._infra, self._words, self._variants, self._seen, self._seconds, self._share, width)
         self._live.update(shown, refresh=True)
 
     def __enter__(self) -> LiveView:
@@ -88,9 +91,16 @@ class LiveView(SilentView):
 
 
 def picture(
-    infra: str, words: str, variants: Sequence[str], seen: Seen | None, seconds: float, share: float | None
+    infra: str,
+    words: str,
+    variants: Sequence[str],
+    seen: Seen | None,
+    seconds: float,
+    share: float | None,
+    width: int = 80,
 ) -> RenderableType:
-    """The height never changes from the first look on, so that nothing jumps."""
+    """The height never changes from the first look on, so that nothing jumps. `width`: columns of the terminal."""
+    bar = max(MIN_BAR, min(MAX_BAR, (width - BESIDE_BARS) // 2))
     head = Table.grid(expand=True)
     head.add_column(no_wrap=True, overflow="ellipsis")
     head.add_column(justify="right", no_wrap=True)
@@ -99,18 +109,18 @@ def picture(
     )
     parts: list[RenderableType] = [head, Text()]
     if seen is not None:
-        parts += [_variants(variants, seen), Text(), _pulse(seen, share), Text(), _decision(seen)]
+        parts += [_variants(variants, seen, bar), Text(), _pulse(seen, share, bar), Text(), _decision(seen)]
     return Group(*parts)
 
 
-def _variants(names: Sequence[str], seen: Seen) -> Table:
+def _variants(names: Sequence[str], seen: Seen, bar: int) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column("variant", no_wrap=True, overflow="ellipsis", max_width=12, min_width=10)
     table.add_column("shown", justify="right", no_wrap=True, min_width=7)
     table.add_column("clicks", justify="right", no_wrap=True, min_width=7)
     table.add_column("rate", justify="right", no_wrap=True, min_width=6)
-    table.add_column("P(best)", no_wrap=True, width=BAR + 5)
-    table.add_column("allocation", no_wrap=True, width=BAR + 5)
+    table.add_column("P(best)", no_wrap=True, width=bar + 6)
+    table.add_column("allocation", no_wrap=True, width=bar + 6)
     decision = seen.decision
     p_best = {result.variant: result.p_best for result in decision.results} if decision is not None else {}
     allocation = decision.allocation if decision is not None else {}
@@ -121,23 +131,23 @@ def _variants(names: Sequence[str], seen: Seen) -> Table:
             text.count(row.impressions if row else 0),
             text.count(row.clicks if row else 0),
             text.percent(row.ctr if row else None),
-            _bar(p_best.get(name), "cyan", f"{p_best.get(name, 0):.2f}"),
-            _bar(allocation[name] / 100 if name in allocation else None, "green", f"{allocation.get(name, 0)} %"),
+            _bar(p_best.get(name), bar, "cyan", f"{p_best.get(name, 0):.2f}"),
+            _bar(allocation[name] / 100 if name in allocation else None, bar, "green", f"{allocation.get(name, 0)} %"),
         )
     return table
 
 
-def _bar(share: float | None, style: str, label: str) -> Text:
+def _bar(share: float | None, width: int, style: str, label: str) -> Text:
     if share is None:
         return Text("–", style="dim")
-    return text.bar(share, BAR, style).append(f" {label}", style="default")
+    return text.bar(share, width, style).append(f" {label}", style="default")
 
 
-def _pulse(seen: Seen, share: float | None) -> Table:
+def _pulse(seen: Seen, share: float | None, bar: int) -> Table:
     grid = Table.grid(padding=(0, 2, 0, 0))
     for _ in range(6):
         grid.add_column(no_wrap=True)
-    replay = Text("at full speed".ljust(BAR)) if share is None else text.bar(share, BAR, "magenta")
+    replay = Text("at full speed".ljust(bar)) if share is None else text.bar(share, bar, "magenta")
     grid.add_row(
         Text("replay", style="dim"), replay,
         Text("counting", style="dim"), Text(f"{text.count(round(seen.per_second)):>7} events/s"),
