@@ -14,7 +14,7 @@ from router import Context, Ranker, top_k
 __all__ = ["LIKED_MILLI", "Candidates", "RankedSlates", "Shown"]
 
 LIKED_MILLI = 4000
-"""A rating from here on is a click."""
+"""A rating from here on is a click, unless the replay is told otherwise."""
 
 
 class Shown(NamedTuple):
@@ -48,7 +48,9 @@ class Candidates(Protocol):
 class RankedSlates:
     """Slates of a ratings log, ranked point-in-time: nothing that ended at or after a request is known to it."""
 
-    def __init__(self, slates: Slates, rankers: Mapping[str, Ranker], *, k: int) -> None:
+    def __init__(
+        self, slates: Slates, rankers: Mapping[str, Ranker], *, k: int, liked_milli: int = LIKED_MILLI
+    ) -> None:
         """`rankers`: variant → its own ranker, fresh."""
         self.name = slates.log.name
         self.ratings = len(slates.log)
@@ -57,6 +59,7 @@ class RankedSlates:
         self._slates = slates
         self._rankers = dict(rankers)
         self._k = k
+        self._liked_milli = liked_milli
         self._by_end = np.argsort(slates.end_ms, kind="stable")
         self._end_ms = slates.end_ms[self._by_end]
         self._observed = 0
@@ -89,7 +92,7 @@ class RankedSlates:
                 self._slates.take(ended), self._end_ms[self._observed : upto].tolist(), strict=True
             ):
                 for item, rating in zip(slate.items, slate.ratings_milli, strict=True):
-                    liked = rating >= LIKED_MILLI
+                    liked = rating >= self._liked_milli
                     for ranker in self._rankers.values():
                         ranker.observe(slate.user_id, item, liked, end_ms)
             self._observed = upto

@@ -58,12 +58,13 @@ def bundled_experiments() -> tuple[Experiment, ...]:
 @click.option("--final-heartbeat/--no-final-heartbeat", default=True, help="At the end, so that everything settles.")
 @click.option("--name", default="", help="Keeps the checkpoint apart from other replays with the same options.")
 @click.option("--restart", is_flag=True, help="Ignore the checkpoint of an earlier run with the same options.")
+@click.option("--click-from", type=float, default=4.0, show_default=True, help="Ratings from here on are clicks.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as one JSON object.")
 def replay(
     data: str | None, columns: str | None, files: tuple[Path, ...], speed: str, start: str | None, end: str | None,
-    limit: int | None, seed: int, slate_size: int, top_k: int, delay: str, outcomes: str, disorder: float,
-    duplicates: float, late: float, max_lag: int | None, final_heartbeat: bool, name: str, restart: bool,
-    as_json: bool,
+    limit: int | None, seed: int, slate_size: int, top_k: int, click_from: float, delay: str, outcomes: str,
+    disorder: float, duplicates: float, late: float, max_lag: int | None, final_heartbeat: bool, name: str,
+    restart: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Replay a ratings log as impressions and clicks.
 
@@ -74,9 +75,9 @@ def replay(
     options = ReplayOptions(
         data=data, columns=parse_columns(columns) if columns else None, speed=parse_speed(speed),
         start_ms=_moment("--start", start), stop_ms=_moment("--stop", end), limit=limit, seed=seed,
-        slate_size=slate_size, top_k=top_k, delay=delay, outcomes=_outcomes(outcomes), disorder=disorder,
-        duplicates=duplicates, late=late, max_lag=max_lag, final_heartbeat=final_heartbeat, name=name,
-        restart=restart,
+        slate_size=slate_size, top_k=top_k, click_from=click_from, delay=delay, outcomes=_outcomes(outcomes),
+        disorder=disorder, duplicates=duplicates, late=late, max_lag=max_lag, final_heartbeat=final_heartbeat,
+        name=name, restart=restart,
     )  # fmt: skip
     experiments = _experiments(files)
     with _stop_on_signal() as stop, _progress_bar(quiet=as_json) as progress:

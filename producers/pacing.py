@@ -19,6 +19,7 @@ HEARTBEAT_EVERY_S = 1.0
 LOOK_S = 0.02
 STILL_S = 10.0
 MAX_BATCH = 256
+LONGEST_BURST_S = 0.5
 
 
 class Speed(NamedTuple):
@@ -91,6 +92,9 @@ class Pace:
         """Wait until `count` more slates are due by their rate."""
         rate = self._speed.slates_per_second
         if rate is not None:
+            now_s = time.monotonic()
+            # What stopped the replay for long (the lag, Redis) must not be followed by a burst.
+            self._began_s = max(self._began_s, now_s - self._slates / rate - LONGEST_BURST_S)
             self._until(self._began_s + self._slates / rate, lambda: None)
         self._slates += count
 

@@ -50,6 +50,8 @@ class Plan:
     seed: int
     delay: Delay
     outcomes: Sequence[str]
+    liked_milli: int = LIKED_MILLI
+    """A rating from here on is a click"""
     faults: Faults
     settle_ms: int | None
     """The final heartbeat lies this far beyond the last event; None: there is none"""
@@ -201,12 +203,12 @@ class Replay:
             for s in batch
         ]
         routed = self._router.assign(requests)
-        outcomes = self._plan.outcomes
+        outcomes, liked_milli = self._plan.outcomes, self._plan.liked_milli
         shown: list[Sequence[Shown]] = []
         for slate, answer in zip(batch, routed, strict=True):
             everything: Mapping[str, Sequence[Shown]] = self._candidates.shown(slate)
             variant = answer[0].assignment.variant
-            self._accounting.add(result_of(slate.number, variant, everything, outcomes))
+            self._accounting.add(result_of(slate.number, variant, everything, outcomes, liked_milli))
             shown.append(everything[variant])
         times = _Times(self._plan, batch, shown)
         row = 0
@@ -225,6 +227,7 @@ class Replay:
         key = user_id.encode()
         assignments: tuple[Assignment, ...] = tuple([routed.assignment for routed in answer])
         clicks, ratings = "click" in self._plan.outcomes, "rating" in self._plan.outcomes
+        liked_milli = self._plan.liked_milli
         later = []
         for position, (place, item_id, rating_milli) in enumerate(items):
             impression_id = f"{slate_id}.{base36(place)}"
@@ -242,7 +245,7 @@ class Replay:
             if again_ms >= 0:
                 later.append((again_ms, IMPRESSIONS, impression))
             outcome_ms = times.outcome_ms[row]
-            if clicks and rating_milli >= LIKED_MILLI:
+            if clicks and rating_milli >= liked_milli:
                 click = OutcomeObserved(
                     click_id=f"{impression_id}c", impression_id=impression_id, user_id=user_id, at_ms=outcome_ms
                 )

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import msgspec
 import numpy as np
 
-from producers.candidates import Candidates, RankedSlates
+from producers.candidates import LIKED_MILLI, Candidates, RankedSlates
 from producers.delays import parse_delay
 from producers.emitter import Emitter
 from producers.faults import Faults
@@ -52,6 +52,8 @@ class ReplayOptions:
     seed: int = 0
     slate_size: int = 10
     top_k: int = 3
+    click_from: float = LIKED_MILLI / 1000
+    """A rating from here on is a click"""
     delay: str = "exponential:30s"
     outcomes: Sequence[str] = OUTCOMES
     disorder: float = 0.0
@@ -76,7 +78,7 @@ def candidates_of(options: ReplayOptions, experiment: Experiment, notice: Notice
         variant.name: make_ranker(variant.ranker or variant.name, options.seed, ratings.genres)
         for variant in experiment.variants
     }
-    return RankedSlates(slates, rankers, k=options.top_k)
+    return RankedSlates(slates, rankers, k=options.top_k, liked_milli=round(options.click_from * 1000))
 
 
 def replay(
@@ -108,6 +110,8 @@ def replay(
         totals, done = msgspec.convert(resume.totals, Totals), True
         emitter = None
     else:
+        if resume is None:
+            _warn_if_behind(settings, store, int(candidates.at_ms[plan.first]), notice)
         _publish(settings, experiments)
         progress(plan.first, plan.first if resume is None else resume.next_slate, plan.stop)
         out = producer(settings, {"linger.ms": 5, "queue.buffering.max.messages": 100_000})
@@ -207,6 +211,7 @@ def _plan(settings: Settings, options: ReplayOptions, candidates: Candidates) ->
         seed=options.seed,
         delay=parse_delay(options.delay),
         outcomes=options.outcomes,
+        liked_milli=round(options.click_from * 1000),
         faults=faults,
         # Beyond the window and both latenesses, so that everything is settled and closed (strictly).
         settle_ms=settings.window_ms + 2 * settings.lateness_ms + 1 if options.final_heartbeat else None,
@@ -232,6 +237,16 @@ def _checkpoint(settings: Settings, store: ReplayStore, name: str, notice: Notic
     if not found.finished:
         notice(f"continuing an earlier run at slate {found.next_slate}")
     return found
+
+
+def _warn_if_behind(settings: Settings, store: ReplayStore, first_ms: int, notice: Notice) -> None:
+    """Event time never goes back: what was counted before makes an older replay late."""
+    reached_ms = store.reached_ms()
+    if reached_ms is not None and first_ms < reached_ms - settings.lateness_ms:
+        notice(
+            f"the counting has reached event time {reached_ms} ms and this replay begins at {first_ms} ms: "
+            "what lies before counts as late (a fresh `sluice infra up` counts everything)"
+        )
 
 
 def _publish(settings: Settings, experiments: Sequence[Experiment]) -> None:

@@ -89,9 +89,15 @@ class Accounting:
         return self.totals
 
 
-def result_of(number: int, variant: str, shown: Mapping[str, Sequence[Shown]], outcomes: Sequence[str]) -> SlateResult:
+def result_of(
+    number: int,
+    variant: str,
+    shown: Mapping[str, Sequence[Shown]],
+    outcomes: Sequence[str],
+    liked_milli: int = LIKED_MILLI,
+) -> SlateResult:
     """What one slate contributes when `variant` was shown and `outcomes` are recorded."""
-    clicks = {name: sum([item.rating_milli >= LIKED_MILLI for item in items]) for name, items in shown.items()}
+    clicks = {name: sum([item.rating_milli >= liked_milli for item in items]) for name, items in shown.items()}
     return SlateResult(
         number,
         variant,

@@ -44,6 +44,17 @@ class ReplayStore:
         except redis.RedisError as error:
             raise TransportError(f"cannot read how far the counting is: {error}") from error
 
+    def reached_ms(self) -> int | None:
+        """Largest event time counted on any partition; None before the first count.
+
+        Raises TransportError when Redis is away.
+        """
+        try:
+            found = [self._counters.read(partition) for partition in self._counters.partitions()]
+        except redis.RedisError as error:
+            raise TransportError(f"cannot read how far the counting is: {error}") from error
+        return max((counts.at_ms for counts in found if counts is not None), default=None)
+
     def save(self, name: str, checkpoint: ReplayCheckpoint) -> None:
         """Raises TransportError when Redis is away."""
         try:

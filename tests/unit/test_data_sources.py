@@ -8,9 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from producers.candidates import LIKED_MILLI
+from producers.candidates import LIKED_MILLI, RankedSlates
+from producers.slates import cut_slates
 from producers.sources import find_data, read_ratings
 from producers.synthetic import SyntheticSlates, SyntheticSpec, parse_synthetic
+from router import make_ranker
 from sluice.errors import ConfigError, TransportError
 
 CSV = "userId,movieId,rating,timestamp\n1,1,4.0,964982703\n"
@@ -118,3 +120,14 @@ def test_a_wrong_synthetic_text_is_named() -> None:
             parse_synthetic(text)
     with pytest.raises(ConfigError, match="no click rate for variant 'b'"):
         SyntheticSlates(parse_synthetic("synthetic:a=0.5"), ["a", "b"], k=1, seed=0)
+
+
+def test_another_scale_of_ratings_has_its_own_click(tmp_path: Path) -> None:
+    path = tmp_path / "clicks.csv"
+    rows = [f"u,{item},{int(item == 'b')},{1577836800 + n}" for n, item in enumerate("ab" * 10)]
+    path.write_text("\n".join(["u,i,r,t", *rows]))
+    log = read_ratings(str(path), {"user": "u", "item": "i", "rating": "r", "time": "t"})
+    slates = cut_slates(log, size=2, top_k=1)
+    source = RankedSlates(slates, {"p": make_ranker("popularity", 0, {})}, k=1, liked_milli=1000)
+    best = [source.shown(slate)["p"][0].item_id for slate in source.block(0, 10)]
+    assert best[2:] == ["b"] * 8
