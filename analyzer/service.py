@@ -11,7 +11,7 @@ from analyzer.journal import Journal
 from analyzer.totals import Totals, parse_snapshot
 from sluice.adapters import catalogue
 from sluice.adapters.allocations import AllocationStore
-from sluice.adapters.kafka import KafkaException, Message, producer, wait_for_broker
+from sluice.adapters.kafka import KafkaError, KafkaException, Message, producer, wait_for_broker
 from sluice.adapters.reader import TopicReader
 from sluice.adapters.redis import wait_for_redis
 from sluice.domain.events import DeadLetter, DecisionMade, encode
@@ -132,9 +132,15 @@ class Analyzer:
         )
         # A client of its own: this is rare, and must not hold decisions up.
         out = producer(self._settings, {"message.max.bytes": 10_000_000, "message.timeout.ms": 30_000})
-        out.produce(DEAD_LETTERS, key=message.key(), value=encode(letter))
-        if out.flush(31):
-            log.warning("topic %s: the record of offset %s was not delivered", DEAD_LETTERS, letter.offset)
+        failed: list[str] = []
+
+        def delivered(error: KafkaError | None, _: Message) -> None:
+            if error is not None:
+                failed.append(error.str())
+
+        out.produce(DEAD_LETTERS, key=message.key(), value=encode(letter), on_delivery=delivered)
+        if out.flush(31) or failed:
+            log.error("topic %s: not delivered, offset %s: %s", DEAD_LETTERS, letter.offset, failed or "no answer")
 
     def _read_experiments(self, reader: TopicReader) -> None:
         for message in reader.poll(0):
