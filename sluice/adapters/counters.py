@@ -22,6 +22,7 @@ Library: redis-py. The script runs on Redis 6.2 to 8.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -40,7 +41,7 @@ __all__ = ["CounterStore", "PartitionCounts", "PartitionUpdate"]
 _COMMIT = """
 local found = redis.call('HMGET', KEYS[1], 'offsets', 'definitions')
 if (found[1] or '') ~= ARGV[1] or (found[2] or '') ~= ARGV[2] then
-  return {tostring(found[1]), tostring(found[2])}
+  return {found[1] or 'nothing', found[2] or ''}
 end
 if ARGV[3] == '1' then redis.call('DEL', KEYS[1], KEYS[2], KEYS[3]) end
 local at = 7
@@ -130,7 +131,7 @@ class CounterStore:
             if answer == 0
             else Fenced(
                 f"partition {update.partition}: expected offsets {update.expected_offsets or 'none'}, "
-                f"found {answer[0].decode()}: another worker has moved it on"
+                f"found {answer[0].decode()}: another worker has moved it on, or the counts were deleted"
             )
             for update, answer in zip(updates, answers, strict=True)
         ]
@@ -146,7 +147,9 @@ class CounterStore:
 
     def partitions(self) -> list[int]:
         """The partitions that have counts, ascending."""
-        pattern = self._keys.counts(0).replace("{0}", "{*}")
+        # A prefix may hold characters that mean something in a pattern.
+        literal = re.sub(r"([*?\[\]\\])", r"\\\1", self._keys.counts(0))
+        pattern = literal.replace("{0}", "{*}")
         found = (key.decode() for key in self._client.scan_iter(match=pattern, count=1000))
         return sorted(int(key.rpartition("{")[2].rstrip("}")) for key in found)
 
