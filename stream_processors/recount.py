@@ -11,11 +11,12 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Annotated
 
 import msgspec
 
 from sluice.domain.definitions import MAX_CELLS, MAX_OUTCOMES, MAX_PAIRS, OTHER, Definitions
-from sluice.domain.events import MAX_EVENT_BYTES, Heartbeat, ImpressionShown, OutcomeObserved
+from sluice.domain.events import MAX_EVENT_BYTES, Assignment, Heartbeat, ImpressionShown, OutcomeObserved
 
 __all__ = ["LogRecord", "Recount", "recount"]
 
@@ -24,6 +25,11 @@ LogRecord = tuple[int, bytes | None, int | None]
 
 Cell = tuple[str, str, str]
 _FOREVER_AGO = float("-inf")
+_ASSIGNMENTS = Annotated[tuple[Assignment, ...], msgspec.Meta(max_length=32)]
+
+
+class _AnyAssignments(ImpressionShown, frozen=True, kw_only=True, tag_field="type", tag="impression", gc=False):
+    assignments: msgspec.Raw  # type: ignore[assignment]
 
 
 @dataclass
@@ -196,7 +202,14 @@ def _parsed(
     if value is None or len(value) > MAX_EVENT_BYTES:
         return None
     try:
-        event = msgspec.json.decode(value, type=kind | Heartbeat)
+        if kind is ImpressionShown:
+            # Where JSON names the assignments twice, the last list counts and the others are not looked at.
+            event = msgspec.json.decode(value, type=_AnyAssignments | Heartbeat)
+            if isinstance(event, _AnyAssignments):
+                made = msgspec.json.decode(event.assignments, type=_ASSIGNMENTS)
+                event = msgspec.structs.replace(event, assignments=made)
+        else:
+            event = msgspec.json.decode(value, type=kind | Heartbeat)
     except (msgspec.MsgspecError, UnicodeError, RecursionError):
         return None
     if broker_ms is not None and event.at_ms > broker_ms + definitions.skew_ms:
