@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import csv
+import functools
+import hashlib
+import http.server
+import threading
+import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from producers import sources
 from producers.candidates import LIKED_MILLI, RankedSlates
 from producers.slates import cut_slates
 from producers.sources import find_data, read_ratings
@@ -131,3 +138,57 @@ def test_another_scale_of_ratings_has_its_own_click(tmp_path: Path) -> None:
     source = RankedSlates(slates, {"p": make_ranker("popularity", 0, {})}, k=1, liked_milli=1000)
     best = [source.shown(slate)["p"][0].item_id for slate in source.block(0, 10)]
     assert best[2:] == ["b"] * 8
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[str]:
+    """A web server of our own with one small data set, as MovieLens serves it."""
+    site = tmp_path / "site"
+    site.mkdir()
+    with zipfile.ZipFile(site / "ml-latest-small.zip", "w") as zipped:
+        zipped.writestr("ml-latest-small/ratings.csv", CSV)
+        zipped.writestr("ml-latest-small/movies.csv", "movieId,title,genres\n1,T,Drama\n")
+    handler = functools.partial(Quiet, directory=str(site))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as httpd:
+        thread = threading.Thread(target=httpd.serve_forever, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{httpd.server_port}"
+        httpd.shutdown()
+        thread.join(10)
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+def test_a_download_is_checked_and_kept(tmp_path: Path, server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "data"
+    monkeypatch.setattr(sources, "DOWNLOAD_URL", f"{server}/ml-latest-small.zip")
+    notices: list[str] = []
+    assert find_data(None, notice=notices.append, environ={}, folder=folder) == "synthetic"
+    assert "SHA-256" in notices[0]
+    assert not list(folder.iterdir())
+
+    digests = {
+        "ratings.csv": CSV.encode(),
+        "movies.csv": b"movieId,title,genres\n1,T,Drama\n",
+    }
+    monkeypatch.setattr(sources, "SHA256", {n: hashlib.sha256(data).hexdigest() for n, data in digests.items()})
+    found = find_data(None, notice=notices.append, environ={}, folder=folder)
+    assert found == str(folder / "ml-latest-small.zip")
+    assert len(read_ratings(found)) == 1
+    assert find_data(None, notice=notices.append, environ={}, folder=folder, download=offline) == found
+    assert len(notices) == 1
+
+
+def test_a_download_that_is_too_large_or_away_is_given_up(
+    tmp_path: Path, server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "data" / "x.zip"
+    with pytest.raises(TransportError, match="(?i)not found"):
+        sources.download_zip(f"{server}/nothing.zip", target)
+    monkeypatch.setattr(sources, "MAX_DOWNLOAD_BYTES", 10)
+    with pytest.raises(TransportError, match="more than 10 bytes"):
+        sources.download_zip(f"{server}/ml-latest-small.zip", target)
+    assert not list(tmp_path.glob("data/*"))
