@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import signal
 import sys
@@ -34,6 +35,9 @@ def process(web_port: int | None, batch: int, loglevel: str) -> None:
 
     from stream_processors.app import build
 
+    # Open impressions are many, live long and hold no cycles: looking for garbage among them is waste.
+    gc.freeze()
+    gc.set_threshold(100_000, 50, 100)
     worker = faust.Worker(
         build(settings, web_port=web_port, batch_size=batch),
         loglevel=loglevel.upper(),

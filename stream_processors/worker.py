@@ -8,19 +8,28 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any, TypeVar
 
 from sluice.adapters.counters import CounterStore, PartitionUpdate
-from sluice.adapters.kafka import Consumer, KafkaError, Message, TopicPartition, consumer, producer
+from sluice.adapters.kafka import (
+    Consumer,
+    KafkaError,
+    KafkaException,
+    Message,
+    TopicPartition,
+    consumer,
+    producer,
+)
 from sluice.adapters.reader import read_range
 from sluice.adapters.redis import RedisError, wait_for_redis
 from sluice.domain.definitions import Definitions
 from sluice.domain.events import DeadLetter, encode
 from sluice.errors import Fenced, LogTruncated, TransportError
-from sluice.names import CLICKS, DEAD_LETTERS, IMPRESSIONS, VARIANT_STATS, Keys
+from sluice.names import CLICKS, DEAD_LETTERS, IMPRESSIONS, MAX_LETTER_BYTES, VARIANT_STATS, Keys
 from sluice.settings import Settings
 from stream_processors.attribution import Rejected
 from stream_processors.partition import PartitionCounter
@@ -32,6 +41,8 @@ T = TypeVar("T")
 
 GROUP = "sluice-processors"
 SNAPSHOT_EVERY_S = 0.1
+CLICKS_AT_ONCE = 1000
+MAX_CLICKS_AHEAD = 100_000
 MEMORY_RESUME = 0.9
 """Reading both topics goes on once this share of the memory limit is reached from above."""
 
@@ -54,6 +65,8 @@ class _Owned:
     generation: int
     snapshot_due: bool = True
     snapshot_at: float = 0.0
+    clicks: deque[Message] = field(default_factory=deque)
+    """Fetched clicks that are ahead of the impressions: read as soon as those have caught up"""
     paused: str = ""
     """The topic that is not read because memory is full; empty when both are read"""
 
@@ -80,17 +93,21 @@ class CountingWorker:
         self.totals = Totals()
         self._stopping = stopping
         self._store = CounterStore(wait_for_redis(settings), Keys(settings.prefix))
-        self._producer = producer(settings)
-        self._failed_deliveries: list[str] = []
+        # A broker that is away is waited for, however long: an unsent dead letter must not stop the counting.
+        self._producer = producer(settings, {"message.timeout.ms": 0, "message.max.bytes": MAX_LETTER_BYTES})
+        self._refused: list[str] = []
         self._owned: dict[int, _Owned] = {}
         self._generation = 0
         self._broker_away_since = 0.0
+        self._commits_failed = 0
         self._consumer: Consumer = consumer(
             settings,
             group=GROUP,
             overrides={
                 # The same partition number of both topics must go to the same worker: range does that.
                 "partition.assignment.strategy": "range",
+                # A position that the log no longer holds is an error: going on elsewhere would leave a hole.
+                "auto.offset.reset": "error",
                 "session.timeout.ms": 6000,
                 "heartbeat.interval.ms": 1500,
                 "fetch.wait.max.ms": 20,
@@ -172,22 +189,29 @@ class CountingWorker:
         while True:
             try:
                 result = action()
-            except (RedisError, TransportError) as error:
+            except (RedisError, KafkaException, TransportError) as error:
                 if self._stopping():
                     raise TransportError(f"{what}: {error}") from error
                 if not started:
                     started = time.monotonic()
                     log.warning("%s: %s; trying again until it answers", what, error)
-                time.sleep(wait_s)
+                self._sleep(wait_s)
                 wait_s = min(2 * wait_s, 5.0)
             else:
                 if started:
                     log.warning("%s: went on after %.1f s", what, time.monotonic() - started)
                 return result
 
+    def _sleep(self, seconds: float) -> None:
+        """Sleep, or less when the worker is told to stop meanwhile."""
+        until = time.monotonic() + seconds
+        while not self._stopping() and (left := until - time.monotonic()) > 0:
+            time.sleep(min(left, 0.1))
+
     def _reload(self, partition: int) -> None:
         """Drop all memory of a partition and take it up again from the store."""
         self._generation += 1
+        self._resume(partition, self._owned[partition])
         self._owned[partition] = self._load(partition)
         for place in self._places([partition]):
             self._consumer.seek(place)
@@ -198,10 +222,19 @@ class CountingWorker:
         """The next records, perhaps none. Partitions are given and taken inside this call."""
         messages = self._consumer.consume(max_records, timeout_s)
         if any(map(Message.error, messages)):
-            for error in filter(None, map(Message.error, messages)):
-                self._broker_error(error)
+            for message in messages:
+                error = message.error()
+                if error is not None and error.code() == KafkaError._AUTO_OFFSET_RESET:
+                    self._raise_truncated(message)
+                elif error is not None:
+                    self._broker_error(error)
             messages = [message for message in messages if message.error() is None]
         return Batch(messages, self._generation)
+
+    def _raise_truncated(self, message: Message) -> None:
+        topic, partition, offset = str(message.topic()), message.partition() or 0, message.offset()
+        low, high = self._consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=10)
+        raise LogTruncated(f"{topic}[{partition}]: offset {offset} is next, the log holds {low} to {high}")
 
     def process(self, batch: Batch) -> None:
         """Count a batch and commit every partition it moved."""
@@ -211,16 +244,39 @@ class CountingWorker:
             owned = self._owned.get(partition)
             if owned is None or batch.generation < owned.generation:
                 continue  # fetched before the partition was let go or taken up again: it is read anew
-            moved[owned.counter.partition] = owned
             for topic, records in groupby(run, Message.topic):
-                read = owned.counter.read_impressions if topic == IMPRESSIONS else owned.counter.read_clicks
-                read(records)
+                if topic == IMPRESSIONS:
+                    owned.counter.read_impressions(records)
+                    moved[partition] = owned
+                else:
+                    owned.clicks.extend(records)
+        for partition, owned in self._owned.items():
+            if owned.clicks and self._read_clicks(partition, owned, idle=not batch.messages):
+                moved[partition] = owned
         self.totals.records += len(batch.messages)
         if moved:
             self._commit(moved)
         self._bound_memory()
         self._publish()
         self._producer.poll(0)
+
+    def _read_clicks(self, partition: int, owned: _Owned, *, idle: bool) -> bool:
+        """Read fetched clicks, but not ahead of impressions that are known to be in the log; True if any.
+
+        The counts do not depend on it. A click that is read before its impression is kept and joined later,
+        which costs three times as much.
+        """
+        core, clicks = owned.counter.core, owned.clicks
+        _, end = self._consumer.get_watermark_offsets(TopicPartition(IMPRESSIONS, partition), cached=True)
+        free = idle or 0 <= end <= core.impressions_offset or owned.paused == IMPRESSIONS
+        any_read = False
+        while clicks and (
+            free or len(clicks) > MAX_CLICKS_AHEAD or core.clicks_watermark <= core.impressions_watermark
+        ):
+            count = len(clicks) if free else min(len(clicks), CLICKS_AT_ONCE)
+            owned.counter.read_clicks([clicks.popleft() for _ in range(count)])
+            any_read = True
+        return any_read
 
     def _commit(self, moved: dict[int, _Owned]) -> None:
         updates: list[PartitionUpdate] = []
@@ -234,10 +290,17 @@ class CountingWorker:
             answers = self._store.commit(updates)
         except RedisError as error:
             # Whether the call was carried out is unknown: what the store says counts, not this memory.
-            log.warning("commit failed, partitions %s start again from the store: %s", sorted(moved), error)
+            if not self._commits_failed:
+                log.warning("commit failed, partitions %s start again from the store: %s", sorted(moved), error)
+            # A Redis that answers but takes no writes (out of memory, read-only) would be asked without end.
+            self._sleep(min(0.1 * 2**self._commits_failed, 5.0))
+            self._commits_failed += 1
             for partition in moved:
                 self._reload(partition)
             return
+        if self._commits_failed:
+            log.warning("commits go on after %d refused ones", self._commits_failed)
+            self._commits_failed = 0
         for update, answer in zip(updates, answers, strict=True):
             owned = moved[update.partition]
             if isinstance(answer, Fenced):
@@ -267,8 +330,8 @@ class CountingWorker:
         while self._producer.flush(1.0):
             if self._stopping():
                 raise TransportError("stopped while dead letters were not on the broker yet")
-        if self._failed_deliveries:
-            raise TransportError(f"dead letters were refused: {self._failed_deliveries.pop()}")
+        if self._refused:
+            raise TransportError(f"dead letters were refused: {self._refused.pop()}")
         self.totals.dead_letters += len(rejected)
 
     def _produce(self, topic: str, key: bytes, value: bytes) -> None:
@@ -280,8 +343,12 @@ class CountingWorker:
                 self._producer.poll(0.1)
 
     def _delivered(self, error: KafkaError | None, message: Message) -> None:
-        if error is not None:
-            self._failed_deliveries.append(f"{message.topic()}: {error.str()}")
+        if error is None:
+            return
+        if message.topic() == DEAD_LETTERS:
+            self._refused.append(error.str())
+        else:
+            log.warning("a snapshot was refused: %s", error.str())  # the next one says all that it said
 
     def _publish(self, *, force: bool = False) -> None:
         """A snapshot of every partition that moved, at most every SNAPSHOT_EVERY_S."""
@@ -351,3 +418,11 @@ class CountingWorker:
             self._producer.flush(5)
         finally:
             self._consumer.close()
+
+
+def _not_before(offset: int, records: list[Message]) -> list[Message]:
+    """`records` from `offset` on. A fetch that a rebalance cut in two may bring some again."""
+    first = records[0].offset()
+    if first is not None and first >= offset:
+        return records
+    return [record for record in records if (record.offset() or 0) >= offset]
