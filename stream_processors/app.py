@@ -13,7 +13,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import faust
@@ -34,6 +36,8 @@ def build(settings: Settings, *, web_port: int | None = None, batch_size: int = 
         f"sluice-process-{os.getpid()}",
         broker=[f"kafka://{address}" for address in (settings.kafka or "127.0.0.1:9092").split(",")],
         store="memory://",
+        # Faust makes this folder whether or not anything is kept; by default in the working directory.
+        datadir=str(Path(tempfile.gettempdir()) / f"sluice-faust-{os.getuid()}"),
         topic_disable_leader=True,
         topic_allow_declare=False,
         topic_partitions=1,
