@@ -116,7 +116,7 @@ def test_the_final_table_fits_and_says_what_differs(width: int) -> None:
         decision=Decided(version=1, verdict="ship", reasons=(REASON,)), regret=12.0, regret_fixed_split=34.5,
         verify="differs in 1 integers", infra="local", seconds=31.0, events_per_second=12345.0,
     )  # fmt: skip
-    lines = shown(final_table(found), width)
+    lines = shown(final_table(found, "ml-25m"), width)
     assert max(map(len, lines)) <= width
     assert lines[-1].split() == ["verify", "differs", "in", "1", "integers"]
     assert "7,500,000 of 7,500,000 impressions, 3,000,000 of 3,000,000 clicks" in "\n".join(lines)

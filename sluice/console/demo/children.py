@@ -54,13 +54,13 @@ class Child:
     def output(self) -> str:
         return self.stdout.read_text(encoding="utf-8", errors="replace")
 
+    def logged(self) -> list[str]:
+        """What it wrote to stderr, without empty lines."""
+        return [line for line in self.log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+
     def tail(self) -> list[str]:
         """The last lines it logged, or printed when it logged none."""
-        for path in (self.log, self.stdout):
-            lines = [line for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-            if lines:
-                return lines[-TAIL_LINES:]
-        return []
+        return (self.logged() or self.output().splitlines())[-TAIL_LINES:]
 
     def signal(self, number: int) -> None:
         if self.code is None:

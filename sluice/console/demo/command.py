@@ -53,15 +53,18 @@ def demo(infra: str, data: str | None, speed: str, seed: int, limit: int | None,
     with _folder() as folder, _ended_by_signal():
         try:
             with view, Children(_environment(infra, folder), folder) as children:
-                found = DemoRun(infra, experiment, replay, _seconds(speed), children, view).run()
+                run = DemoRun(infra, experiment, replay, _seconds(speed), children, view)
+                found = run.run()
         except ChildFailed as failure:
             for line in failure.tail:
                 click.echo(f"  {line}", err=True)
             raise
+    for line in run.notices:
+        click.echo(line, err=True)
     if as_json:
         click.echo(msgspec.json.encode(found))
     else:
-        console.print(final_table(found))
+        console.print(final_table(found, run.data))
     if found.verify != "exact":
         raise click.exceptions.Exit(1)
 

@@ -93,8 +93,8 @@ def outcome(replayed: dict[str, Any], seen: Seen, *, verify: str, infra: str, se
     )
 
 
-def final_table(found: Outcome) -> RenderableType:
-    """Fits 80 columns."""
+def final_table(found: Outcome, data: str) -> RenderableType:
+    """Fits 80 columns. `data` names what was replayed."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column("variant", no_wrap=True, overflow="ellipsis", max_width=16)
     for name in ("impressions", "clicks", "click rate", "true rate", "P(best)", "allocation"):
@@ -111,10 +111,10 @@ def final_table(found: Outcome) -> RenderableType:
             "–" if row.allocation is None else f"{row.allocation} %",
             style="bold" if name == best else "",
         )
-    return Group(table, Text(), _facts(found))
+    return Group(table, Text(), _facts(found, data))
 
 
-def _facts(found: Outcome) -> RenderableType:
+def _facts(found: Outcome, data: str) -> RenderableType:
     facts = Table.grid(padding=(0, 2, 0, 0))
     facts.add_column(style="dim", no_wrap=True)
     facts.add_column()
@@ -131,7 +131,7 @@ def _facts(found: Outcome) -> RenderableType:
         f"{text.count(found.counted_impressions)} of {text.count(found.impressions)} impressions, "
         f"{text.count(found.counted_clicks)} of {text.count(found.clicks)} clicks",
     )
-    facts.add_row("replayed", f"{text.count(found.ratings)} ratings as {text.count(found.slates)} slates")
+    facts.add_row("replayed", f"{data}: {text.count(found.ratings)} ratings, {text.count(found.slates)} slates")
     facts.add_row("took", f"{found.seconds:.0f} s, {text.count(round(found.events_per_second))} events/s")
     facts.add_row("verify", Text(found.verify, style="bold green" if found.verify == "exact" else "bold red"))
     return facts

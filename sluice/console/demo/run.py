@@ -47,6 +47,10 @@ class DemoRun:
         self._began_s = time.monotonic()
         self._first_s: float | None = None
         """When the first record was seen in the logs."""
+        self.data = ""
+        """What was replayed."""
+        self.notices: list[str] = []
+        """What the replay said beside its summary: that it found no data, for example."""
 
     def run(self) -> Outcome:
         """Raises ChildFailed for a child that fails, TransportError for servers that are away."""
@@ -59,10 +63,12 @@ class DemoRun:
         self._until_counting(settings, process)
         replay = children.start("replay", *self._replay)
         with Observer(settings, self._experiment) as observer:
-            view.phase("replaying")
+            view.phase("reading the ratings")
             while not children.done(replay):
                 self._look(observer)
             summary = _printed(replay)
+            self.data = summary["data"]
+            self.notices = replay.logged()
             view.phase("counting the rest")
             self._until(observer, lambda seen: seen.lag == 0, process, "has not counted everything")
             counted_s = time.monotonic()
@@ -124,6 +130,7 @@ class DemoRun:
             raise
         if self._first_s is None and seen.produced:
             self._first_s = began_s
+            self._view.phase("replaying")
         share = None
         if self._duration_s is not None:
             share = 0.0 if self._first_s is None else min(1.0, (began_s - self._first_s) / self._duration_s)
