@@ -186,7 +186,7 @@ def test_a_download_that_is_too_large_or_away_is_given_up(
     tmp_path: Path, server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target = tmp_path / "data" / "x.zip"
-    with pytest.raises(TransportError, match="(?i)not found"):
+    with pytest.raises(TransportError, match=r"(?i)not found"):
         sources.download_zip(f"{server}/nothing.zip", target)
     monkeypatch.setattr(sources, "MAX_DOWNLOAD_BYTES", 10)
     with pytest.raises(TransportError, match="more than 10 bytes"):
