@@ -95,8 +95,10 @@ class DemoRun:
         children = self._children
         if self._infra == "external":
             self._view.phase("looking at the servers")
+            settings = Settings.load(children.env)
+            settings.require_kafka()
+            settings.require_redis()
             self._to_end(children.start("topics", "infra", "topics"))
-            settings = Settings.load()
             _require_empty(settings)
             return settings
         self._view.phase("starting broker and Redis")
