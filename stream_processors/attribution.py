@@ -159,6 +159,7 @@ class Attribution:
         """Read the next records of the impressions log, in its order."""
         self._mark(self._impression_marks, self.impressions_offset, self.impressions_watermark)
         counting, opened, waiting = self.counting, self._open, self._waiting
+        make_rows, emitting = counting.rows, self.emitting
         skew, bucket_ms, step = self.definitions.skew_ms, self.definitions.bucket_ms, self._step
         margin = self.definitions.lateness_ms
         reach = margin + self.definitions.window_ms
@@ -167,6 +168,7 @@ class Attribution:
         rows: tuple[Row, ...] = ()
         last_raw, last_user, last_at = None, "", -1
         queue: list[str] = []
+        slates: list[str] = []
         queue_from = queue_to = -1
         record = None
         for record in records:
@@ -216,13 +218,12 @@ class Attribution:
                     counting.add_impressions(rows, run)
                     run = 0
                 last_raw, last_user, last_at = raw, event.user_id, at
-                rows = counting.rows(made, last_user, at, at - at % bucket_ms, self.emitting)
                 if not queue_from <= at < queue_to:
                     queue_from = at - at % step
                     queue_to = queue_from + step
                     queue = self._closing.setdefault(queue_from, [])
                     slates = self._slates_closing.setdefault(queue_from, [])
-                slates += [row.key for row in rows if not row.stored]
+                rows = make_rows(made, last_user, at, at - at % bucket_ms, emitting, slates)
             run += 1
             # `last_at` is equal and is shared by the whole slate.
             entry = opened[key] = _Open(last_at, last_at, rows)
@@ -294,8 +295,8 @@ class Attribution:
                     duplicate += 1
                 else:
                     entry.seen |= bit
-                    add_outcome(entry.rows, outcome, 0)
                     counted += 1
+                    add_outcome(entry.rows, outcome, 0)
             elif apply(entry, outcome, event.click_id, amount):
                 counted += 1
             else:
@@ -423,12 +424,10 @@ class Attribution:
         opened, step = self._open, self._step
         for start in [start for start in self._closing if start + step <= limit]:
             for key in self._closing.pop(start):
-                entry = opened.get(key)
-                if entry is None:
-                    continue
-                if entry.last < limit:
-                    del opened[key]
-                else:
+                entry = opened.pop(key, None)
+                if entry is not None and entry.last >= limit:
+                    # Repeated, or opened again: it stays, and is looked at again in its time.
+                    opened[key] = entry
                     self._closing.setdefault(entry.last - entry.last % step, []).append(key)
         for start in [start for start in self._slates_closing if start + step <= limit]:
             for key in self._slates_closing.pop(start):

@@ -26,6 +26,7 @@ from sluice.domain.events import Assignment, StatsCell
 __all__ = ["Cell", "Counting", "Row"]
 
 _encode = msgspec.json.Encoder().encode
+_NOTHING = (0,)
 CellKey = tuple[str, str, str]
 
 
@@ -41,6 +42,9 @@ class Cell(Struct, gc=False, eq=False):
     impressions_squared: int = 0
     outcomes: list[list[int]] = msgspec.field(default_factory=list)
     """Outcome index → [Σc, Σc², Σnc, Σv, Σv², Σnv]"""
+    bucket_start: int = -1
+    bucket: Row | None = None
+    """The time bucket that was last used, to find it without a look-up"""
 
 
 class Row(Struct, gc=False, eq=False):
@@ -80,10 +84,7 @@ class Counting:
         return cell
 
     def _cell(self, key: CellKey, emitting: bool) -> Cell:
-        """The cell of `key`, or the one it overflows into."""
-        found = self.cells.get(key)
-        if found is not None:
-            return found
+        """The cell of a `key` that is not named yet: a new one, or the one it overflows into."""
         pair = key[:2]
         if pair not in self.pairs and len(self.pairs) >= MAX_PAIRS:
             key = (OTHER, OTHER, OTHER)
@@ -97,32 +98,46 @@ class Counting:
         return self._add(key) if emitting else Cell(key, -1, named=False)
 
     def rows(
-        self, assignments: Sequence[Assignment], user: str, at_ms: int, bucket: int, emitting: bool
+        self,
+        assignments: Sequence[Assignment],
+        user: str,
+        at_ms: int,
+        start: int,
+        emitting: bool,
+        new_slates: list[str],
     ) -> tuple[Row, ...]:
-        """The rows that an impression under `assignments` counts in. `bucket`: start of its time bucket."""
+        """The rows that an impression under `assignments` counts in.
+
+        `start`: of its time bucket. Keys of slates that are new are appended to `new_slates`.
+        """
         rows = []
         for made in assignments:
-            cell = self._cell((made.experiment, made.variant, made.allocation), emitting)
+            place = (made.experiment, made.variant, made.allocation)
+            cell = self.cells.get(place) or self._cell(place, emitting)
+            bucket = cell.bucket if cell.bucket_start == start else self._bucket(cell, start)
             if made.unit_kind == "slate":
+                # The length keeps ("ab", "c") and ("a", "bc") apart.
                 key = f"{cell.index}:{at_ms}:{len(user)}:{user}{made.unit}"
                 row = self.slates.get(key)
                 if row is None:
-                    row = self.slates[key] = Row(key, cell, (0,), False, self._bucket(cell, bucket))
+                    row = self.slates[key] = Row(key, cell, _NOTHING, False, bucket)
+                    new_slates.append(key)
                 rows.append(row)
             else:
+                assert bucket is not None
                 key = _encode((*cell.key, user, made.unit)).decode()
                 row = self.units.get(key)
                 if row is None:
                     row = self.units[key] = Row(key, cell, None, True)
-                rows += (row, self._bucket(cell, bucket))
+                rows += (row, bucket)
         return tuple(rows)
 
     def _bucket(self, cell: Cell, start: int) -> Row:
-        experiment, variant, _ = cell.key
-        row = self.buckets.get((experiment, variant, start))
+        place = (*cell.key[:2], start)
+        row = self.buckets.get(place)
         if row is None:
-            key = _encode((experiment, variant, start)).decode()
-            row = self.buckets[experiment, variant, start] = Row(key, None, None, True)
+            row = self.buckets[place] = Row(_encode(place).decode(), None, None, True)
+        cell.bucket_start, cell.bucket = start, row
         return row
 
     def add_impressions(self, rows: tuple[Row, ...], count: int) -> None:
@@ -191,7 +206,7 @@ class Counting:
             else:
                 assert old is not None
                 # A slate that is new in this batch is the common case, and nothing needs to be added.
-                row.total = new = tuple(delta) if old == (0,) else tuple(_added(old, delta))
+                row.total = new = tuple(delta) if old is _NOTHING else tuple(_added(old, delta))
             if emitting:
                 assert cell is not None
                 _move(cell, old, new)
