@@ -59,8 +59,8 @@ class Child:
         return [line for line in self.log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
 
     def tail(self) -> list[str]:
-        """The last lines it logged, or printed when it logged none."""
-        return (self.logged() or self.output().splitlines())[-TAIL_LINES:]
+        """The last lines it logged."""
+        return self.logged()[-TAIL_LINES:]
 
     def signal(self, number: int) -> None:
         if self.code is None:
