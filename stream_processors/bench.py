@@ -1,7 +1,8 @@
 """`sluice bench count`: the counting rate of one processor, against two named baselines of the same run.
 
-The baselines are in `stream_processors.bench_baselines`: a bare confluent-kafka `consume(10000)` loop, and
-a plain Faust agent that counts event by event. All three read the same topics on the same broker.
+The baselines are in `stream_processors.bench_baselines`: a bare confluent-kafka `consume(10000)` loop as the
+library comes, the same loop with our client settings, and a plain Faust agent that counts event by event.
+All read the same topics on the same broker.
 
 Libraries: click, rich.
 """
@@ -60,13 +61,14 @@ def count(infra: str, events: int, rounds: int, as_json: bool) -> None:
             settings = running.settings
             _say(as_json, f"writing {events:,} events to {infra} …")
             total = write_events(settings, events)
-            pairs = []
+            pairs, tuned = [], []
             for number in range(rounds):
                 _say(as_json, f"round {number + 1} of {rounds} …")
                 bare = _baseline(settings, "consume", total)
+                tuned.append(_baseline(settings, "tuned", total))
                 pairs.append((bare, _sluice(replace(settings, prefix=f"bench{number}:"), total)))
             faust = _baseline(settings, "faust", min(FAUST_EVENTS, total))
-    result = _summary(infra, total, pairs, faust)
+    result = _summary(infra, total, pairs, tuned, faust)
     if as_json:
         click.echo(json.dumps(result))
     else:
@@ -192,22 +194,35 @@ def _cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
+Figures = dict[str, float]
+
+
 def _summary(
-    infra: str, events: int, pairs: list[tuple[dict[str, float], dict[str, float]]], faust: dict[str, float]
+    infra: str, events: int, pairs: list[tuple[Figures, Figures]], tuned: list[Figures], faust: Figures
 ) -> dict[str, Any]:
-    consume = statistics.median(bare["per_second"] for bare, _ in pairs)
-    counted = statistics.median(ours["per_second"] for _, ours in pairs)
+    """Medians; ratios are medians of the ratios of each round."""
+    bare, ours = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+
+    def median(figures: list[Figures], name: str = "per_second") -> float:
+        return statistics.median(figure[name] for figure in figures)
+
+    def ratio(others: list[Figures]) -> float:
+        return round(statistics.median(a["per_second"] / b["per_second"] for a, b in zip(ours, others, strict=True)), 3)
+
     return {
         "events": events,
-        "consume_per_second": round(consume),
+        "consume_per_second": round(median(bare)),
+        "tuned_consume_per_second": round(median(tuned)),
         "faust_per_second": round(faust["per_second"]),
-        "sluice_per_second": round(counted),
-        "ratio_to_consume": round(statistics.median(o["per_second"] / b["per_second"] for b, o in pairs), 3),
-        "ratio_to_faust": round(counted / faust["per_second"], 1),
+        "sluice_per_second": round(median(ours)),
+        "ratio_to_consume": ratio(bare),
+        "ratio_to_tuned_consume": ratio(tuned),
+        "ratio_to_faust": round(median(ours) / faust["per_second"], 1),
         "cpu_us_per_event": {
-            "consume": round(statistics.median(bare["cpu_us"] for bare, _ in pairs), 2),
+            "consume": round(median(bare, "cpu_us"), 2),
+            "tuned_consume": round(median(tuned, "cpu_us"), 2),
             "faust": round(faust["cpu_us"], 2),
-            "sluice": round(statistics.median(ours["cpu_us"] for _, ours in pairs), 2),
+            "sluice": round(median(ours, "cpu_us"), 2),
         },
         "rounds": len(pairs),
         "infra": infra,
@@ -226,6 +241,8 @@ def _show(result: dict[str, Any]) -> None:
     cpu = result["cpu_us_per_event"]
     table.add_row("bare consume(10000)", f"{result['consume_per_second']:,}", f"{cpu['consume']}",
                   f"{result['ratio_to_consume']:.2f} ×")  # fmt: skip
+    table.add_row("the same, our client settings", f"{result['tuned_consume_per_second']:,}", f"{cpu['tuned_consume']}",
+                  f"{result['ratio_to_tuned_consume']:.2f} ×")  # fmt: skip
     table.add_row("plain Faust agent", f"{result['faust_per_second']:,}", f"{cpu['faust']}",
                   f"{result['ratio_to_faust']:.1f} ×")  # fmt: skip
     table.add_row("sluice process", f"{result['sluice_per_second']:,}", f"{cpu['sluice']}", "")

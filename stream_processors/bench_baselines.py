@@ -1,4 +1,4 @@
-"""The baselines of `sluice bench count`, each in a process of its own: `python -m … consume|faust EVENTS`.
+"""The baselines of `sluice bench count`, each in a process of its own: `python -m … consume|tuned|faust EVENTS`.
 
 Prints one JSON line: {"per_second": …, "cpu_us": …}, from the first event on.
 """
@@ -12,7 +12,7 @@ import sys
 import time
 from typing import Any
 
-from sluice.adapters.kafka import TopicPartition, consumer
+from sluice.adapters.kafka import Consumer, TopicPartition, consumer
 from sluice.adapters.redis import connect
 from sluice.domain.events import Heartbeat, clicks_decoder, impressions_decoder
 from sluice.names import CLICKS, IMPRESSIONS
@@ -38,8 +38,24 @@ class _Clock:
 
 
 def bare_consume(settings: Settings, events: int) -> None:
-    """What confluent-kafka alone can read of the same topics: the ceiling of any Python consumer."""
-    client = consumer(settings)
+    """`consume(10000)` as the library comes, with nothing set but what it needs."""
+    client = Consumer(
+        {
+            "bootstrap.servers": settings.kafka,
+            "group.id": "bench",
+            "auto.offset.reset": "earliest",
+            "enable.auto.commit": False,
+        }
+    )
+    _consume(client, events)
+
+
+def tuned_consume(settings: Settings, events: int) -> None:
+    """The same loop with the client settings of Sluice: the ceiling of any consumer in Python."""
+    _consume(consumer(settings), events)
+
+
+def _consume(client: Consumer, events: int) -> None:
     client.assign([TopicPartition(topic, p, 0) for topic in (IMPRESSIONS, CLICKS) for p in range(4)])
     clock = _Clock(events)
     while True:
@@ -138,4 +154,6 @@ def plain_faust(settings: Settings, events: int) -> None:
 
 
 if __name__ == "__main__":
-    {"consume": bare_consume, "faust": plain_faust}[sys.argv[1]](Settings.load(), int(sys.argv[2]))
+    {"consume": bare_consume, "tuned": tuned_consume, "faust": plain_faust}[sys.argv[1]](
+        Settings.load(), int(sys.argv[2])
+    )

@@ -371,6 +371,9 @@ class CountingWorker:
         self.totals.stalled = []
         if held >= limit:
             for partition, owned in self._owned.items():
+                if not owned.counter.held:
+                    self._resume(partition, owned)
+                    continue
                 core = owned.counter.core
                 behind_first = core.impressions_watermark <= core.clicks_watermark
                 ahead, behind = (CLICKS, IMPRESSIONS) if behind_first else (IMPRESSIONS, CLICKS)
