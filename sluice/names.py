@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 __all__ = ["ASSIGNMENTS", "CLICKS", "DEAD_LETTERS", "DECISIONS", "EXPERIMENTS", "IMPRESSIONS", "LIFECYCLE"]
-__all__ += ["RAW_IMPRESSIONS", "TOPICS", "VARIANT_STATS", "Keys", "Topic"]
+__all__ += ["MAX_LETTER_BYTES", "RAW_IMPRESSIONS", "TOPICS", "VARIANT_STATS", "Keys", "Topic"]
 
 IMPRESSIONS = "impressions"
 RAW_IMPRESSIONS = "raw-impressions"
@@ -27,6 +27,9 @@ class Topic:
     config: dict[str, str] = field(default_factory=dict)
 
 
+MAX_LETTER_BYTES = 4 * 1024 * 1024
+"""A record on `dead-letters`: the largest one that a broker takes by default, key and value in Base64."""
+
 # Replayed events are decades old: retention must go by the broker's clock, not by the event's.
 _BY_TIME = {"message.timestamp.type": "LogAppendTime", "retention.ms": str(7 * 24 * 3600 * 1000)}
 _KEEP_ALL = {"message.timestamp.type": "LogAppendTime", "retention.ms": "-1", "retention.bytes": "-1"}
@@ -41,7 +44,7 @@ TOPICS: tuple[Topic, ...] = (
     Topic(DECISIONS, False, _KEEP_ALL),
     Topic(EXPERIMENTS, False, _COMPACT),
     Topic(LIFECYCLE, False, _KEEP_ALL),
-    Topic(DEAD_LETTERS, False, _BY_TIME),
+    Topic(DEAD_LETTERS, False, {**_BY_TIME, "max.message.bytes": str(MAX_LETTER_BYTES)}),
 )
 
 
