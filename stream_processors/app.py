@@ -15,6 +15,7 @@ import logging
 import os
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,13 @@ from mode import Service
 
 from sluice.names import EXPERIMENTS
 from sluice.settings import Settings
-from stream_processors.worker import CountingWorker
+from stream_processors.worker import Batch, CountingWorker
 
 __all__ = ["app", "build"]
 
 log = logging.getLogger(__name__)
+
+OFFER_AGAIN_S = 1.0
 
 
 def build(settings: Settings, *, web_port: int | None = None, batch_size: int = 10_000) -> faust.App:
@@ -56,6 +59,14 @@ def build(settings: Settings, *, web_port: int | None = None, batch_size: int = 
     hands = ThreadPoolExecutor(1, thread_name_prefix="counting")
     known: dict[str, int] = {}
     working: dict[str, CountingWorker] = {}
+    offered: list[Batch] = []
+    taken = asyncio.Event()
+
+    async def stop_loudly(error: Exception) -> None:
+        # Faust would restart the agent and lose the batch from memory. The next start takes the partitions up
+        # from the store.
+        log.error("stopped counting: %s", error)
+        await application.crash(error)
 
     class Feed(Service):
         """Fetches batches and feeds them to the channel; owns the worker."""
@@ -70,8 +81,23 @@ def build(settings: Settings, *, web_port: int | None = None, batch_size: int = 
         async def _feed(self) -> None:
             loop = asyncio.get_running_loop()
             while not self.should_stop:
-                batch = await loop.run_in_executor(hands, working["worker"].poll, batch_size)
-                await batches.send(value=batch)
+                try:
+                    batch = await loop.run_in_executor(hands, working["worker"].poll, batch_size)
+                except Exception as error:  # noqa: BLE001 - told, and the process ends
+                    await stop_loudly(error)
+                    return
+                await self._hand_over(batch)
+
+        async def _hand_over(self, batch: Batch) -> None:
+            # Faust empties its channels, and never wakes who waits to put something in, whenever its own consumer
+            # group rebalances: a batch is sent until the agent has it.
+            offered[:] = [batch]
+            taken.clear()
+            while offered and not self.should_stop:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(OFFER_AGAIN_S):
+                        await batches.send(value=batch)
+                        await taken.wait()
 
         async def on_stop(self) -> None:
             if "worker" in working:
@@ -84,14 +110,15 @@ def build(settings: Settings, *, web_port: int | None = None, batch_size: int = 
     async def count(stream: Any) -> None:
         loop = asyncio.get_running_loop()
         async for batch in stream:
+            if batch not in offered:
+                continue  # a copy that was sent before it was known that the first one had arrived
+            offered.clear()
+            taken.set()
             try:
                 await loop.run_in_executor(hands, working["worker"].process, batch)
-            except Exception as error:
-                # Faust would restart the agent and lose the batch from memory: stop loudly instead. The
-                # next start takes the partitions up from the store.
-                log.error("stopped counting: %s", error)
-                await application.crash(error)
-                raise
+            except Exception as error:  # noqa: BLE001 - told, and the process ends
+                await stop_loudly(error)
+                return
 
     @application.agent(application.topic(EXPERIMENTS, value_type=bytes, value_serializer="raw"), name="catalogue")
     async def catalogue(stream: Any) -> None:

@@ -51,12 +51,14 @@ def definitions_of(settings: Settings) -> Definitions:
     return Definitions(settings.window_ms, settings.lateness_ms, settings.skew_ms, settings.bucket_ms)
 
 
-@dataclass
+@dataclass(eq=False)
 class Batch:
     """Records as they were fetched, and the generation of assignments they were fetched under."""
 
     messages: list[Message]
     generation: int
+    number: int
+    """Batches are processed in this order, each once: a lost one would leave a hole in the counts."""
 
 
 @dataclass
@@ -100,6 +102,7 @@ class CountingWorker:
         self._generation = 0
         self._broker_away_since = 0.0
         self._commits_failed = 0
+        self._fetched = self._processed = 0
         self._consumer: Consumer = consumer(
             settings,
             group=GROUP,
@@ -229,7 +232,8 @@ class CountingWorker:
                 elif error is not None:
                     self._broker_error(error)
             messages = [message for message in messages if message.error() is None]
-        return Batch(messages, self._generation)
+        self._fetched += 1
+        return Batch(messages, self._generation, self._fetched)
 
     def _raise_truncated(self, message: Message) -> None:
         topic, partition, offset = str(message.topic()), message.partition() or 0, message.offset()
@@ -238,6 +242,9 @@ class CountingWorker:
 
     def process(self, batch: Batch) -> None:
         """Count a batch and commit every partition it moved."""
+        self._processed += 1
+        if batch.number != self._processed:
+            raise TransportError(f"batch {self._processed} was lost on its way, {batch.number} came instead")
         moved: dict[int, _Owned] = {}
         for partition, run in groupby(batch.messages, Message.partition):
             assert partition is not None
@@ -250,10 +257,14 @@ class CountingWorker:
                     moved[partition] = owned
                 else:
                     owned.clicks.extend(records)
+        records = len(batch.messages)
+        idle = not records
+        # Freed here, on the thread that made them: elsewhere their memory is fought over with the client's threads.
+        batch.messages.clear()
         for partition, owned in self._owned.items():
-            if owned.clicks and self._read_clicks(partition, owned, idle=not batch.messages):
+            if owned.clicks and self._read_clicks(partition, owned, idle=idle):
                 moved[partition] = owned
-        self.totals.records += len(batch.messages)
+        self.totals.records += records
         if moved:
             self._commit(moved)
         self._bound_memory()
