@@ -66,6 +66,9 @@ def build(settings: Settings, *, web_port: int | None = None, batch_size: int = 
         # Faust would restart the agent and lose the batch from memory. The next start takes the partitions up
         # from the store.
         log.error("stopped counting: %s", error)
+        if not log.isEnabledFor(logging.DEBUG):
+            for framework in ("faust", "mode"):  # which would tell the same again, with tracebacks
+                logging.getLogger(framework).setLevel(logging.CRITICAL + 1)
         await application.crash(error)
 
     class Feed(Service):

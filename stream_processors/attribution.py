@@ -9,46 +9,31 @@ the counters at offsets (a, b) are those of `stream_processors.recount` on impre
 
 The vocabulary (late, duplicate, eligible, unmatched, watermark, low-water) is defined in docs/counting.md.
 
-Library: msgspec (one pass of decoding and validation; the assignments of a slate's impressions are equal
-bytes, so they are decoded once a slate).
+Library: msgspec (small structs without garbage-collector headers).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Protocol
 
 import msgspec
 from msgspec import Struct
 
 from sluice.domain.definitions import MAX_OUTCOMES, OTHER, Definitions
-from sluice.domain.events import MAX_EVENT_BYTES, Assignment, Heartbeat, ImpressionShown, OutcomeObserved, StatsCell
+from sluice.domain.events import MAX_EVENT_BYTES, Heartbeat, OutcomeObserved, StatsCell
 from stream_processors.counting import Counting, Row
+from stream_processors.decoding import (
+    MALFORMED,
+    Record,
+    decode_click,
+    decode_impression,
+    offset_of,
+    parse_assignments,
+    size_problem,
+)
+from stream_processors.low_water import NEVER, Marks
 
-__all__ = ["NEVER", "Attribution", "Rejected", "Settled", "parse_assignments"]
-
-NEVER = -(2**62)
-"""A watermark before any event."""
-
-
-class Record(Protocol):
-    """What is used of a consumed record."""
-
-    def value(self) -> bytes | None: ...
-    def key(self) -> bytes | None: ...
-    def offset(self) -> int | None: ...
-    def timestamp(self) -> tuple[int, int]: ...
-
-
-class _Impression(ImpressionShown, frozen=True, kw_only=True, tag_field="type", tag="impression", gc=False):
-    assignments: msgspec.Raw  # type: ignore[assignment]
-
-
-_decode_impression = msgspec.json.Decoder(_Impression | Heartbeat).decode
-_decode_click = msgspec.json.Decoder(OutcomeObserved | Heartbeat).decode
-_decode_assignments = msgspec.json.Decoder(tuple[Assignment, ...]).decode
-_MALFORMED = (msgspec.MsgspecError, UnicodeError, RecursionError)
-MAX_ASSIGNMENTS = 32
+__all__ = ["Attribution", "Rejected", "Settled"]
 
 
 class Rejected(Struct, frozen=True):
@@ -97,16 +82,6 @@ class _Waiting(Struct, gc=False, eq=False):
     settled: bool = False
 
 
-def parse_assignments(data: bytes | msgspec.Raw) -> tuple[Assignment, ...]:
-    """The list of assignments of one impression. Raises msgspec.MsgspecError when it is not one."""
-    made = _decode_assignments(data)
-    if len(made) > MAX_ASSIGNMENTS:
-        raise msgspec.ValidationError(f"Expected `array` of length <= {MAX_ASSIGNMENTS} - at `$.assignments`")
-    if len(made) > 1 and len({assignment.experiment for assignment in made}) < len(made):
-        raise msgspec.ValidationError("an experiment is named twice - at `$.assignments`")
-    return made
-
-
 class Attribution:
     """The state of one partition between two commits. Not thread-safe."""
 
@@ -140,9 +115,8 @@ class Attribution:
         self._closing: dict[int, list[str]] = {}
         self._slates_closing: dict[int, list[str]] = {}
         self._releasing: dict[int, list[_Waiting]] = {}
-        # (offset, watermark before it) at batch starts: where a rebuild may begin.
-        self._impression_marks = [(impressions_offset, NEVER)]
-        self._click_marks = [(clicks_offset, NEVER)]
+        self._impression_marks = Marks(impressions_offset, self._step)
+        self._click_marks = Marks(clicks_offset, self._step)
 
     @property
     def open_count(self) -> int:
@@ -157,7 +131,7 @@ class Attribution:
 
     def read_impressions(self, records: Iterable[Record]) -> None:
         """Read the next records of the impressions log, in its order."""
-        self._mark(self._impression_marks, self.impressions_offset, self.impressions_watermark)
+        self._impression_marks.add(self.impressions_offset, self.impressions_watermark)
         counting, opened, waiting = self.counting, self._open, self._waiting
         make_rows, emitting = counting.rows, self.emitting
         skew, bucket_ms, step = self.definitions.skew_ms, self.definitions.bucket_ms, self._step
@@ -175,8 +149,8 @@ class Attribution:
             data = record.value()
             try:
                 if data is None or len(data) > MAX_EVENT_BYTES:
-                    raise msgspec.ValidationError(_size_problem(data))
-                event = _decode_impression(data)
+                    raise msgspec.ValidationError(size_problem(data))
+                event = decode_impression(data)
                 at = event.at_ms
                 if at > record.timestamp()[1] + skew and record.timestamp()[0]:
                     raise msgspec.ValidationError("event time lies beyond the broker's timestamp plus the skew")
@@ -188,7 +162,7 @@ class Attribution:
                 raw = event.assignments
                 if raw != last_raw:
                     made = parse_assignments(raw)
-            except _MALFORMED as error:
+            except MALFORMED as error:
                 malformed += 1
                 self._reject("impressions", record, "malformed", str(error))
                 continue
@@ -236,7 +210,7 @@ class Attribution:
         if run:
             counting.add_impressions(rows, run)
         if record is not None:
-            self.impressions_offset = _offset(record) + 1
+            self.impressions_offset = offset_of(record) + 1
         self.impressions_watermark = watermark
         self._tally("impressions.counted", counted)
         self._tally("impressions.duplicate", duplicate)
@@ -246,7 +220,7 @@ class Attribution:
 
     def read_clicks(self, records: Iterable[Record]) -> None:
         """Read the next records of the clicks log, in its order."""
-        self._mark(self._click_marks, self.clicks_offset, self.clicks_watermark)
+        self._click_marks.add(self.clicks_offset, self.clicks_watermark)
         opened, names = self._open, self.outcomes
         apply, add_outcome = self._apply, self.counting.add_outcome
         skew, window, margin = self.definitions.skew_ms, self.definitions.window_ms, self.definitions.lateness_ms
@@ -257,12 +231,12 @@ class Attribution:
             data = record.value()
             try:
                 if data is None or len(data) > MAX_EVENT_BYTES:
-                    raise msgspec.ValidationError(_size_problem(data))
-                event = _decode_click(data)
+                    raise msgspec.ValidationError(size_problem(data))
+                event = decode_click(data)
                 at = event.at_ms
                 if at > record.timestamp()[1] + skew and record.timestamp()[0]:
                     raise msgspec.ValidationError("event time lies beyond the broker's timestamp plus the skew")
-            except _MALFORMED as error:
+            except MALFORMED as error:
                 malformed += 1
                 self._reject("clicks", record, "malformed", str(error))
                 continue
@@ -302,7 +276,7 @@ class Attribution:
             else:
                 duplicate += 1
         if record is not None:
-            self.clicks_offset = _offset(record) + 1
+            self.clicks_offset = offset_of(record) + 1
         self.clicks_watermark = watermark
         self._tally("clicks.counted", counted)
         self._tally("clicks.duplicate", duplicate)
@@ -350,7 +324,7 @@ class Attribution:
             outcome,
             event.click_id,
             event.value_milli,
-            _offset(record),
+            offset_of(record),
             record.key() or b"",
             record.value() or b"",
         )
@@ -448,8 +422,8 @@ class Attribution:
         stored = self.impressions_offset, self.clicks_offset
         self.emitting = False
         self.impressions_offset, self.clicks_offset = impressions_low, clicks_low
-        self._impression_marks = [(impressions_low, NEVER)]
-        self._click_marks = [(clicks_low, NEVER)]
+        self._impression_marks = Marks(impressions_low, self._step)
+        self._click_marks = Marks(clicks_low, self._step)
         return stored
 
     def end_rebuild(self, impressions_offset: int, clicks_offset: int) -> None:
@@ -462,14 +436,8 @@ class Attribution:
 
     def low_water(self) -> tuple[int, int]:
         """(impressions, clicks) offsets from which a rebuild gives this state again."""
-        reach = self.definitions.lateness_ms + self.definitions.window_ms
-        limit = self.watermark - 2 * reach
-        return _low(self._impression_marks, limit), _low(self._click_marks, limit)
-
-    def _mark(self, marks: list[tuple[int, int]], offset: int, watermark: int) -> None:
-        # Marks closer than a step tell nothing new; the list stays as short as the open window.
-        if offset > marks[-1][0] and watermark - marks[-1][1] >= self._step:
-            marks.append((offset, watermark))
+        limit = self.watermark - 2 * (self.definitions.lateness_ms + self.definitions.window_ms)
+        return self._impression_marks.low(limit), self._click_marks.low(limit)
 
     # -- helpers -----------------------------------------------------------------------------------
 
@@ -479,25 +447,5 @@ class Attribution:
 
     def _reject(self, topic: str, record: Record, reason: str, detail: str) -> None:
         if self.emitting:
-            rejected = Rejected(topic, _offset(record), reason, detail, record.key() or b"", record.value() or b"")
+            rejected = Rejected(topic, offset_of(record), reason, detail, record.key() or b"", record.value() or b"")
             self._rejected.append(rejected)
-
-
-def _low(marks: list[tuple[int, int]], limit: int) -> int:
-    """Offset of the latest mark whose watermark is below `limit`, else of the oldest; older marks are dropped."""
-    best = 0
-    for place, (_, watermark) in enumerate(marks):
-        if watermark < limit:
-            best = place
-    del marks[:best]
-    return marks[0][0]
-
-
-def _offset(record: Record) -> int:
-    offset = record.offset()
-    assert offset is not None, "a consumed record has an offset"
-    return offset
-
-
-def _size_problem(data: bytes | None) -> str:
-    return "empty record" if data is None else f"{len(data)} bytes exceed the limit of {MAX_EVENT_BYTES}"

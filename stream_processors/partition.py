@@ -11,7 +11,9 @@ from sluice.adapters.counters import PartitionCounts, PartitionUpdate
 from sluice.domain.definitions import Definitions
 from sluice.domain.events import StatsCell, StatsPublished
 from sluice.domain.statistics import CellStatistics, OutcomeStatistics
-from stream_processors.attribution import NEVER, Attribution, Record, Rejected
+from stream_processors.attribution import Attribution, Rejected
+from stream_processors.decoding import Record
+from stream_processors.low_water import NEVER
 
 __all__ = ["PartitionCounter", "RowSource"]
 

@@ -257,14 +257,13 @@ class CountingWorker:
                     moved[partition] = owned
                 else:
                     owned.clicks.extend(records)
-        records = len(batch.messages)
-        idle = not records
+        fetched = len(batch.messages)
         # Freed here, on the thread that made them: elsewhere their memory is fought over with the client's threads.
         batch.messages.clear()
         for partition, owned in self._owned.items():
-            if owned.clicks and self._read_clicks(partition, owned, idle=idle):
+            if owned.clicks and self._read_clicks(partition, owned, idle=not fetched):
                 moved[partition] = owned
-        self.totals.records += records
+        self.totals.records += fetched
         if moved:
             self._commit(moved)
         self._bound_memory()

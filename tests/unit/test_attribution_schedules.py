@@ -77,7 +77,7 @@ def make_logs(rng: random.Random) -> tuple[list[Entry], list[Entry], Definitions
     def one(index: int, clicks: bool) -> tuple[bytes | None, int]:
         at = time(index)
         dice = rng.random()
-        broker = at + rng.choice((0, 0, 0, 0, -2 * scale, -4 * scale))
+        broker = at + rng.choice((0, 0, 0, 0, -2 * scale, -3 * scale, -4 * scale))
         if dice < 0.04:
             return rng.choice((None, b"{", b"[]", b'{"type":"impression"}', b'{"type":"heartbeat","at_ms":-1}')), broker
         if dice < 0.14:
