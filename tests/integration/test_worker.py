@@ -36,7 +36,7 @@ from sluice.adapters.kafka import TopicPartition
 from sluice.adapters.redis import connect
 from sluice.domain.events import Assignment, Heartbeat, encode
 from sluice.domain.statistics import OutcomeStatistics
-from sluice.errors import LogTruncated
+from sluice.errors import LogTruncated, TransportError
 from sluice.names import CLICKS, IMPRESSIONS, Keys
 from sluice.settings import Settings
 from stream_processors.partition import PartitionCounter
@@ -340,6 +340,19 @@ def test_who_was_overtaken_is_fenced_and_goes_on_exactly(
     assert_exact(settings)
 
 
+def test_a_batch_that_gets_lost_stops_the_counting(make_stack: Callable[..., Settings]) -> None:
+    """Whoever drives the worker: going on behind it would leave a hole."""
+    worker = CountingWorker(short(make_stack("embedded")))
+    try:
+        worker.process(worker.poll(10, 0.01))
+        worker.poll(10, 0.01)
+        with pytest.raises(TransportError, match="batch 2 was lost"):
+            worker.process(worker.poll(10, 0.01))
+    finally:
+        worker.close()
+
+
+@pytest.mark.slow
 def test_an_emptied_redis_is_counted_again(stack: Settings, wait_until: Wait) -> None:
     settings = short(stack)
     impressions, clicks = random_logs(4, 3000, definitions_of(settings))
@@ -362,6 +375,7 @@ def test_an_emptied_redis_is_counted_again(stack: Settings, wait_until: Wait) ->
     assert integers(settings) == whole
 
 
+@pytest.mark.slow
 def test_other_definitions_are_counted_from_the_start(
     stack: Settings, wait_until: Wait, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -385,6 +399,7 @@ def test_other_definitions_are_counted_from_the_start(
         assert (now[0], now[2], now[3]) == (then[0], then[2], then[3])
 
 
+@pytest.mark.slow
 def test_many_restarts(stack: Settings, wait_until: Wait) -> None:
     """Each restart rebuilds the open window; the batches never end at the same place twice."""
     settings = short(stack)
