@@ -43,11 +43,10 @@ from sluice.errors import InvalidEvent, TransportError
 from sluice.names import DEAD_LETTERS, EXPERIMENTS, IMPRESSIONS, RAW_IMPRESSIONS, Keys
 from sluice.settings import Settings
 
-__all__ = ["GROUP", "Output", "resolve_batch", "run_resolver"]
+__all__ = ["Output", "resolve_batch", "run_resolver"]
 
 log = logging.getLogger(__name__)
 
-GROUP = "sluice-resolver"
 BATCH = 2000
 FLUSH_TIMEOUT_S = 60.0
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.1, 5.0
@@ -110,7 +109,7 @@ def run_resolver(settings: Settings, stop: threading.Event) -> dict[str, int]:
     totals = Output().counts
     with _Experiments(settings) as experiments:
         # Tansu takes half the session timeout to let a member in.
-        reader = consumer(settings, group=GROUP, overrides={"session.timeout.ms": 6000})
+        reader = consumer(settings, group=f"{settings.prefix}resolver", overrides={"session.timeout.ms": 6000})
         try:
             partition_count(reader, RAW_IMPRESSIONS)
             reader.subscribe([RAW_IMPRESSIONS])

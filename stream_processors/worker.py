@@ -39,7 +39,6 @@ __all__ = ["Batch", "CountingWorker", "definitions_of"]
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-GROUP = "sluice-processors"
 SNAPSHOT_EVERY_S = 0.1
 CLICKS_AT_ONCE = 1000
 MAX_CLICKS_AHEAD = 100_000
@@ -105,7 +104,8 @@ class CountingWorker:
         self._fetched = self._processed = 0
         self._consumer: Consumer = consumer(
             settings,
-            group=GROUP,
+            # Counters under another prefix are other counters: their workers must not share the partitions with ours.
+            group=f"{settings.prefix}processors",
             overrides={
                 # The same partition number of both topics must go to the same worker: range does that.
                 "partition.assignment.strategy": "range",

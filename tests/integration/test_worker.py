@@ -644,3 +644,13 @@ def test_a_redis_without_memory_is_waited_for(
 def refused(client: redis.Redis) -> int:
     errors = client.info("errorstats")
     return sum(int(value["count"]) for value in errors.values())  # type: ignore[union-attr]
+
+
+def test_workers_of_another_prefix_count_everything_too(stack: Settings, wait_until: Wait) -> None:
+    first, second = short(stack), short(stack, prefix="other:")
+    write(first, *random_logs(3, 400, definitions_of(first)))
+    with counting(first) as one, counting(second) as other:
+        wait_until(caught_up(first, one), 60, "everything counted under the first prefix")
+        wait_until(caught_up(second, other), 60, "everything counted under the second prefix")
+    assert integers(first) == integers(second)
+    assert_exact(second)
