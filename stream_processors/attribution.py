@@ -21,7 +21,7 @@ from msgspec import Struct
 
 from sluice.domain.definitions import MAX_OUTCOMES, OTHER, Definitions
 from sluice.domain.events import MAX_EVENT_BYTES, Heartbeat, OutcomeObserved, StatsCell
-from stream_processors.counting import Counting, Row
+from stream_processors.counting import Counting, Rows
 from stream_processors.decoding import (
     MALFORMED,
     Record,
@@ -61,7 +61,7 @@ class _Open(Struct, gc=False, eq=False):
     first: int
     last: int
     """Largest time of a non-late record of this id in this window"""
-    rows: tuple[Row, ...]
+    rows: Rows
     seen: int = 0
     """Bit i: outcome i without a value was counted"""
     valued: str | set[str] | None = None
@@ -139,7 +139,7 @@ class Attribution:
         reach = margin + self.definitions.window_ms
         watermark = self.impressions_watermark
         counted = duplicate = late = malformed = heartbeats = run = 0
-        rows: tuple[Row, ...] = ()
+        rows: Rows = ()
         last_raw, last_user, last_at = None, "", -1
         queue: list[str] = []
         slates: list[str] = []

@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from operator import add
 from sys import getrefcount
+from typing import TypeAlias
 
 import msgspec
 from msgspec import Struct
@@ -23,10 +24,11 @@ from msgspec import Struct
 from sluice.domain.definitions import MAX_CELLS, MAX_PAIRS, OTHER
 from sluice.domain.events import Assignment, StatsCell
 
-__all__ = ["Cell", "Counting", "Row"]
+__all__ = ["Cell", "Counting", "Row", "Rows"]
 
 _encode = msgspec.json.Encoder().encode
 _NOTHING = (0,)
+_COMMON_TOTALS = 10_000
 CellKey = tuple[str, str, str]
 
 
@@ -54,10 +56,13 @@ class Row(Struct, gc=False, eq=False):
     cell: Cell | None
     total: tuple[int, ...] | None
     """None until loaded from the store"""
-    stored: bool
     bucket: Row | None = None
-    """Where a slate's increments also belong: all of them fall into one time bucket"""
+    """Where a slate's increments also belong: all of them fall into one time bucket. Rows of the store have none"""
     delta: list[int] | None = None
+
+
+Rows: TypeAlias = Row | tuple[Row, ...]
+"""One row alone needs no tuple around it: open impressions are many"""
 
 
 class Counting:
@@ -71,6 +76,8 @@ class Counting:
         self.buckets: dict[tuple[str, str, int], Row] = {}
         self.touched: list[Row] = []
         self.changed: set[Cell] = set()
+        # Slates are many and their totals few: equal ones share one tuple.
+        self._common: dict[tuple[int, ...], tuple[int, ...]] = {}
         for stats in cells:
             cell = self._add((stats.experiment, stats.variant, stats.allocation))
             sums = stats.statistics
@@ -105,7 +112,7 @@ class Counting:
         start: int,
         emitting: bool,
         new_slates: list[str],
-    ) -> tuple[Row, ...]:
+    ) -> Rows:
         """The rows that an impression under `assignments` counts in.
 
         `start`: of its time bucket. Keys of slates that are new are appended to `new_slates`.
@@ -120,7 +127,7 @@ class Counting:
                 key = f"{cell.index}:{at_ms}:{len(user)}:{user}{made.unit}"
                 row = self.slates.get(key)
                 if row is None:
-                    row = self.slates[key] = Row(key, cell, _NOTHING, False, bucket)
+                    row = self.slates[key] = Row(key, cell, _NOTHING, bucket)
                     new_slates.append(key)
                 rows.append(row)
             else:
@@ -128,20 +135,20 @@ class Counting:
                 key = _encode((*cell.key, user, made.unit)).decode()
                 row = self.units.get(key)
                 if row is None:
-                    row = self.units[key] = Row(key, cell, None, True)
+                    row = self.units[key] = Row(key, cell, None)
                 rows += (row, bucket)
-        return tuple(rows)
+        return rows[0] if len(rows) == 1 else tuple(rows)
 
     def _bucket(self, cell: Cell, start: int) -> Row:
         place = (*cell.key[:2], start)
         row = self.buckets.get(place)
         if row is None:
-            row = self.buckets[place] = Row(_encode(place).decode(), None, None, True)
+            row = self.buckets[place] = Row(_encode(place).decode(), None, None)
         cell.bucket_start, cell.bucket = start, row
         return row
 
-    def add_impressions(self, rows: tuple[Row, ...], count: int) -> None:
-        for row in rows:
+    def add_impressions(self, rows: Rows, count: int) -> None:
+        for row in (rows,) if isinstance(rows, Row) else rows:
             delta = row.delta
             if delta is None:
                 row.delta = [count]
@@ -149,9 +156,9 @@ class Counting:
             else:
                 delta[0] += count
 
-    def add_outcome(self, rows: tuple[Row, ...], index: int, value: int) -> None:
+    def add_outcome(self, rows: Rows, index: int, value: int) -> None:
         place = 2 * index + 1
-        for row in rows:
+        for row in (rows,) if isinstance(rows, Row) else rows:
             delta = row.delta
             if delta is None:
                 delta = row.delta = [0] * (place + 2)
@@ -189,12 +196,12 @@ class Counting:
         """
         units: dict[str, str] = {}
         buckets: dict[str, str] = {}
-        changed = self.changed
+        changed, common = self.changed, self._common
         for row in self.touched:
             delta, old, cell = row.delta, row.total, row.cell
             row.delta = None
             assert delta is not None
-            if row.stored:
+            if row.bucket is None:
                 if not emitting:
                     continue
                 assert old is not None, "to_load() names the rows to load first"
@@ -206,7 +213,10 @@ class Counting:
             else:
                 assert old is not None
                 # A slate that is new in this batch is the common case, and nothing needs to be added.
-                row.total = new = tuple(delta) if old is _NOTHING else tuple(_added(old, delta))
+                new = tuple(delta) if old is _NOTHING else tuple(_added(old, delta))
+                row.total = new = common.get(new, new)
+                if len(common) < _COMMON_TOTALS:
+                    common[new] = new
             if emitting:
                 assert cell is not None
                 _move(cell, old, new)

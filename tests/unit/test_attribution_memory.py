@@ -38,7 +38,7 @@ class LogEntry:
 def resident():
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
 
-OPEN, SLATE = 1_000_000, 3
+OPEN, SLATE = 1_000_000, int(sys.argv[1])
 counter, store = PartitionCounter(0, Definitions(10**9, 60_000, 300_000, 3_600_000), None), MemoryStore()
 gc.collect()
 before, offset, clicks_offset = resident(), 0, 0
@@ -68,10 +68,13 @@ print((resident() - before) / OPEN)
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="resident memory is read from /proc")
 @pytest.mark.slow
-def test_a_million_open_impressions_take_at_most_400_bytes_each():
+@pytest.mark.parametrize("slate", [1, 3])
+def test_a_million_open_impressions_take_at_most_400_bytes_each(slate: int):
     support = Path(__file__).parents[1] / "support"
     code = f"import sys; sys.path.insert(0, {str(support)!r})\n" + textwrap.dedent(SCRIPT)
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=200, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(slate)], capture_output=True, text=True, timeout=200, check=False
+    )
     assert done.returncode == 0, done.stderr
     per_impression = float(done.stdout)
     print(f"{per_impression:.0f} bytes an open impression")
