@@ -40,7 +40,7 @@ from sluice.domain.events import (
 )
 from sluice.domain.experiment import Experiment
 from sluice.errors import InvalidEvent, TransportError
-from sluice.names import DEAD_LETTERS, EXPERIMENTS, IMPRESSIONS, RAW_IMPRESSIONS, Keys
+from sluice.names import DEAD_LETTERS, EXPERIMENTS, IMPRESSIONS, MAX_LETTER_BYTES, RAW_IMPRESSIONS, Keys
 from sluice.settings import Settings
 
 __all__ = ["Output", "resolve_batch", "run_resolver"]
@@ -155,7 +155,7 @@ class _Experiments:
 
 class _Sender:
     def __init__(self, settings: Settings) -> None:
-        self._producer = producer(settings)
+        self._producer = producer(settings, {"message.max.bytes": MAX_LETTER_BYTES})
         self._failure: str | None = None
 
     def send(self, out: Output) -> None:

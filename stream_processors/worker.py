@@ -22,16 +22,15 @@ from sluice.adapters.kafka import (
     Message,
     TopicPartition,
     consumer,
-    producer,
 )
 from sluice.adapters.reader import read_range
 from sluice.adapters.redis import RedisError, wait_for_redis
 from sluice.domain.definitions import Definitions
-from sluice.domain.events import DeadLetter, encode
 from sluice.errors import Fenced, LogTruncated, TransportError
-from sluice.names import CLICKS, DEAD_LETTERS, IMPRESSIONS, MAX_LETTER_BYTES, VARIANT_STATS, Keys
+from sluice.names import CLICKS, IMPRESSIONS, Keys
 from sluice.settings import Settings
 from stream_processors.attribution import Rejected
+from stream_processors.outbox import Outbox
 from stream_processors.partition import PartitionCounter
 
 __all__ = ["Batch", "CountingWorker", "definitions_of"]
@@ -94,9 +93,7 @@ class CountingWorker:
         self.totals = Totals()
         self._stopping = stopping
         self._store = CounterStore(wait_for_redis(settings), Keys(settings.prefix))
-        # A broker that is away is waited for, however long: an unsent dead letter must not stop the counting.
-        self._producer = producer(settings, {"message.timeout.ms": 0, "message.max.bytes": MAX_LETTER_BYTES})
-        self._refused: list[str] = []
+        self._outbox = Outbox(settings, stopping)
         self._owned: dict[int, _Owned] = {}
         self._generation = 0
         self._broker_away_since = 0.0
@@ -252,11 +249,11 @@ class CountingWorker:
             if owned is None or batch.generation < owned.generation:
                 continue  # fetched before the partition was let go or taken up again: it is read anew
             for topic, records in groupby(run, Message.topic):
-                if topic == IMPRESSIONS:
-                    owned.counter.read_impressions(records)
-                    moved[partition] = owned
-                else:
+                if topic == CLICKS:
                     owned.clicks.extend(records)
+                elif fresh := _not_before(owned.counter.offsets[0], list(records)):
+                    owned.counter.read_impressions(fresh)
+                    moved[partition] = owned
         fetched = len(batch.messages)
         # Freed here, on the thread that made them: elsewhere their memory is fought over with the client's threads.
         batch.messages.clear()
@@ -268,7 +265,7 @@ class CountingWorker:
             self._commit(moved)
         self._bound_memory()
         self._publish()
-        self._producer.poll(0)
+        self._outbox.serve()
 
     def _read_clicks(self, partition: int, owned: _Owned, *, idle: bool) -> bool:
         """Read fetched clicks, but not ahead of impressions that are known to be in the log; True if any.
@@ -284,8 +281,10 @@ class CountingWorker:
             free or len(clicks) > MAX_CLICKS_AHEAD or core.clicks_watermark <= core.impressions_watermark
         ):
             count = len(clicks) if free else min(len(clicks), CLICKS_AT_ONCE)
-            owned.counter.read_clicks([clicks.popleft() for _ in range(count)])
-            any_read = True
+            fresh = _not_before(core.clicks_offset, [clicks.popleft() for _ in range(count)])
+            if fresh:
+                owned.counter.read_clicks(fresh)
+                any_read = True
         return any_read
 
     def _commit(self, moved: dict[int, _Owned]) -> None:
@@ -296,7 +295,8 @@ class CountingWorker:
                 update, refused = owned.counter.prepare(self._store)
                 updates.append(update)
                 rejected += [(partition, one) for one in refused]
-            self._flush_dead_letters(rejected)
+            self._outbox.bury(rejected)
+            self.totals.dead_letters += len(rejected)
             answers = self._store.commit(updates)
         except RedisError as error:
             # Whether the call was carried out is unknown: what the store says counts, not this memory.
@@ -322,50 +322,12 @@ class CountingWorker:
                 owned.snapshot_due = True
                 self.totals.commits += 1
 
-    def _flush_dead_letters(self, rejected: list[tuple[int, Rejected]]) -> None:
-        """All of them are on the broker before the commit that counts them."""
-        if not rejected:
-            return
-        for partition, one in rejected:
-            letter = DeadLetter(
-                topic=one.topic,
-                partition=partition,
-                offset=one.offset,
-                reason=one.reason,
-                detail=one.detail,
-                key=one.key,
-                value=one.value,
-            )
-            self._produce(DEAD_LETTERS, one.key, encode(letter))
-        while self._producer.flush(1.0):
-            if self._stopping():
-                raise TransportError("stopped while dead letters were not on the broker yet")
-        if self._refused:
-            raise TransportError(f"dead letters were refused: {self._refused.pop()}")
-        self.totals.dead_letters += len(rejected)
-
-    def _produce(self, topic: str, key: bytes, value: bytes) -> None:
-        while True:
-            try:
-                self._producer.produce(topic, value, key, on_delivery=self._delivered)
-                return
-            except BufferError:
-                self._producer.poll(0.1)
-
-    def _delivered(self, error: KafkaError | None, message: Message) -> None:
-        if error is None:
-            return
-        if message.topic() == DEAD_LETTERS:
-            self._refused.append(error.str())
-        else:
-            log.warning("a snapshot was refused: %s", error.str())  # the next one says all that it said
-
     def _publish(self, *, force: bool = False) -> None:
         """A snapshot of every partition that moved, at most every SNAPSHOT_EVERY_S."""
         now = time.monotonic()
-        for partition, owned in self._owned.items():
+        for owned in self._owned.values():
             if owned.snapshot_due and (force or now - owned.snapshot_at >= SNAPSHOT_EVERY_S):
-                self._produce(VARIANT_STATS, str(partition).encode(), encode(owned.counter.snapshot()))
+                self._outbox.publish(owned.counter.snapshot())
                 owned.snapshot_due, owned.snapshot_at = False, now
 
     # -- memory ------------------------------------------------------------------------------------
@@ -428,13 +390,13 @@ class CountingWorker:
         """Publish the last snapshots and leave the group. What was not committed is read again by the next."""
         try:
             self._publish(force=True)
-            self._producer.flush(5)
+            self._outbox.close()
         finally:
             self._consumer.close()
 
 
 def _not_before(offset: int, records: list[Message]) -> list[Message]:
-    """`records` from `offset` on. A fetch that a rebalance cut in two may bring some again."""
+    """`records` from `offset` on: reading one twice would count it twice, whatever made the client bring it again."""
     first = records[0].offset()
     if first is not None and first >= offset:
         return records
