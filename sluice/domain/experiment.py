@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from typing import Annotated, Literal
+from collections.abc import Hashable
+from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 import msgspec
 import yaml
@@ -29,7 +30,8 @@ __all__ = [
 MAX_FILE_BYTES = 1_000_000
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}\Z")
 
-Share = Annotated[float, Meta(ge=0, le=1)]
+MAX_TTL_S = 10 * 365 * 24 * 3600
+Weight = Annotated[float, Meta(gt=0, le=1e12)]
 
 
 class Variant(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -47,7 +49,7 @@ class Bandit(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     policy: Literal["thompson", "fixed"] = "thompson"
     floor: Annotated[float, Meta(ge=0, le=0.5)] = 0.05
     """Smallest share of a variant, so that every variant stays measured."""
-    prior: tuple[Annotated[float, Meta(gt=0)], Annotated[float, Meta(gt=0)]] = (1.0, 1.0)
+    prior: tuple[Weight, Weight] = (1.0, 1.0)
     """Beta prior of a rate: (successes, failures)."""
     min_units: Annotated[int, Meta(ge=0)] = 50
     """Units every variant needs before traffic moves away from the starting allocation."""
@@ -76,8 +78,8 @@ class Experiment(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The outcome whose rate per impression is compared."""
     salt: str = ""
     """Changes every unit's place; defaults to the name."""
-    seed: int = 0
-    assignment_ttl_s: Annotated[int, Meta(ge=1)] = 30 * 24 * 3600
+    seed: Annotated[int, Meta(ge=0, le=2**63 - 1)] = 0
+    assignment_ttl_s: Annotated[int, Meta(ge=1, le=MAX_TTL_S)] = 30 * 24 * 3600
     bandit: Bandit = Bandit()
     stopping: Stopping = Stopping()
 
@@ -88,6 +90,17 @@ class Experiment(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             return {variant.name: variant.share or 0 for variant in self.variants}
         base, rest = divmod(100, len(self.variants))
         return {variant.name: base + (index < rest) for index, variant in enumerate(self.variants)}
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """A key that is written twice is a mistake, not a correction."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.MarkedYAMLError(problem=f"key {key!r} stands there twice", problem_mark=node.start_mark)
+        return super().construct_mapping(node, deep)
 
 
 def config_hash(experiment: Experiment) -> str:
@@ -103,13 +116,16 @@ def load_experiments(text: str, source: str) -> tuple[Experiment, ...]:
     if len(text) > MAX_FILE_BYTES:
         raise ConfigError(f"{source}: {len(text)} characters exceed the limit of {MAX_FILE_BYTES}")
     try:
-        data = yaml.safe_load(text)
+        data = yaml.load(text, _UniqueKeys)  # a safe loader
     except (yaml.YAMLError, RecursionError) as error:
-        raise ConfigError(f"{source}: not YAML: {' '.join(str(error).split())}") from error
+        said = " ".join(str(error).replace('in "<unicode string>", ', "").split())
+        raise ConfigError(f"{source}: not YAML: {said}") from error
     if isinstance(data, dict) and set(data) == {"experiments"} and isinstance(data["experiments"], list):
         items = [(f"experiments[{index}]", item) for index, item in enumerate(data["experiments"])]
     else:
         items = [("", data)]
+    if not items:
+        raise ConfigError(f"{source}: experiments: the list is empty")
     experiments = tuple(_validated(item, source, where) for where, item in items)
     names = [experiment.name for experiment in experiments]
     for name in names:
@@ -141,6 +157,9 @@ def _explain(message: str, item: object) -> str:
     """msgspec's message with the path first and the value that stands there."""
     text, _, path = message.partition(" - at `$")
     path = path.rstrip("`")
+    if text.startswith("Object contains unknown field"):
+        known = ", ".join(_STRUCTS.get(_place(path), Experiment).__struct_fields__)
+        return f"{path.lstrip('.')}{': ' if path else ''}{text.removeprefix('Object contains ')}: allowed are {known}"
     value: object = item
     for key, index in re.findall(r"\.([^.\[]+)|\[(\d+)\]", path):
         try:
@@ -149,7 +168,21 @@ def _explain(message: str, item: object) -> str:
             return f"{path.lstrip('.')}: {text}"
     if not path:
         return text
+    if _place(path) in _CHOICES:
+        text = f"allowed are {', '.join(_CHOICES[_place(path)])}"
     return f"{path.lstrip('.')}: {value!r}: {text}"
+
+
+def _place(path: str) -> str:
+    """`.variants[2].share` → `variants.share`"""
+    return re.sub(r"\[[^\]]*\]", "", path).lstrip(".")
+
+
+_STRUCTS: dict[str, type[Struct]] = {"variants": Variant, "bandit": Bandit, "stopping": Stopping}
+_CHOICES: dict[str, tuple[str, ...]] = {
+    "unit": get_args(UnitKind),
+    "bandit.policy": get_args(get_type_hints(Bandit)["policy"]),
+}
 
 
 def _checked(experiment: Experiment, label: str) -> Experiment:

@@ -1,0 +1,59 @@
+"""Experiment files as people get them wrong: one line that names the field, the value and what is allowed."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from sluice.domain.experiment import load_experiment, load_experiments
+from sluice.errors import ConfigError
+
+TWO = "variants: [{name: a}, {name: b}]"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "expected a mapping with `name` and `variants`"),
+        ("- a", "expected a mapping with `name` and `variants`"),
+        ("experiments: []", "experiments: the list is empty"),
+        ("name: x\nvariants:\n\t- a", "not YAML"),
+        ("!!python/object:os.system {}", "not YAML"),
+        (f"name: x\nname: y\n{TWO}", "not YAML: key 'name' stands there twice line 1, column 1"),
+        ("name: x\nvariants: [{name: a, name: c}, {name: b}]", "key 'name' stands there twice"),
+        (TWO, "missing required field `name`"),
+        (f"name: 5\n{TWO}", "name: 5: Expected `str`"),
+        (f"name: é\n{TWO}", "name: 'é': allowed are 1 to 64 of A-Z"),
+        (f"name: x\nvaraints: []\n{TWO}", "unknown field `varaints`: allowed are name, variants, control, unit,"),
+        (
+            "name: x\nvariants: [{name: a}, {name: b, weight: 1}]",
+            "variants[1]: unknown field `weight`: allowed are name",
+        ),
+        (f"name: x\nbandit: {{flor: 0.1}}\n{TWO}", "bandit: unknown field `flor`: allowed are policy, floor, prior"),
+        (f"name: x\nunit: planet\n{TWO}", "unit: 'planet': allowed are user, session, slate"),
+        (f"name: x\nbandit: {{policy: ucb}}\n{TWO}", "bandit.policy: 'ucb': allowed are thompson, fixed"),
+        (f"name: x\nbandit: {{floor: 0.9}}\n{TWO}", "bandit.floor: 0.9: Expected `float` <= 0.5"),
+        (f"name: x\nbandit: {{prior: [.inf, 1]}}\n{TWO}", "bandit.prior[0]: inf: Expected `float` <="),
+        (f"name: x\nstopping: {{p_best: .nan}}\n{TWO}", "stopping.p_best: nan"),
+        (f"name: x\nseed: 99999999999999999999\n{TWO}", "seed: 99999999999999999999: Expected `int` <="),
+        (f"name: x\nassignment_ttl_s: 99999999999\n{TWO}", "assignment_ttl_s: 99999999999: Expected `int` <="),
+        (f"name: x\ncontrol: z\n{TWO}", "control: 'z': allowed are a, b"),
+        ("name: x\nvariants: [{name: a}]", "variants: [{'name': 'a'}]: Expected `array` of length >= 2"),
+        ("name: x\nvariants: [{name: a}, {name: a}]", "variants[1].name: 'a' is used twice"),
+        ("name: x\nvariants: [{name: a, share: 50}, {name: b}]", "variants[1].share: missing"),
+        ("name: x\nvariants: [{name: a, share: 50}, {name: b, share: 40}]", "shares sum to 90"),
+    ],
+)
+def test_a_mistake_is_one_line(text: str, said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_experiments(text, "file.yaml")
+    message = str(caught.value)
+    assert message.startswith("file.yaml: ") and said in message, message
+    assert len(message.splitlines()) == 1
+
+
+def test_what_a_file_may_say_survives_the_topic() -> None:
+    """No value that is valid in YAML is lost on the way through JSON."""
+    text = f"name: x\nseed: 9223372036854775807\nbandit: {{prior: [1.0e-300, 1.0e+12], floor: 0}}\n{TWO}"
+    (experiment,) = load_experiments(text, "file.yaml")
+    assert load_experiment(msgspec.json.encode(experiment)) == experiment
