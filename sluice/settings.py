@@ -19,14 +19,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from urllib.parse import urlsplit, urlunsplit
 
 from sluice.errors import ConfigError
 
-__all__ = ["INFRA_FILE", "Settings"]
+__all__ = ["INFRA_FILE", "Settings", "masked_url"]
 
 INFRA_FILE = "infra.json"
 """In the state folder: {"kafka": …, "redis": …, …} of the infrastructure that `sluice infra up` started."""
@@ -90,12 +90,12 @@ class Settings:
 
 
 def masked_url(url: str) -> str:
-    """The URL without its password, for logs."""
-    parts = urlsplit(url)
-    if parts.password is None:
-        return url
-    host = parts.netloc.rpartition("@")[2]
-    return urlunsplit(parts._replace(netloc=f"{parts.username or ''}:***@{host}"))
+    """The URL without its password, for logs. Whatever stands before the last `@` is taken for credentials."""
+    scheme, separator, rest = url.partition("://")
+    credentials, at, place = rest.rpartition("@")
+    user, colon, _ = credentials.partition(":")
+    place = re.sub(r"(password=)[^&]*", r"\1***", place)
+    return f"{scheme}{separator}{user}{colon and ':***'}{at}{place}"
 
 
 def _mask(key: str, value: str) -> str:
@@ -127,9 +127,12 @@ def _whole(env: Mapping[str, str], name: str, default: int, minimum: int) -> int
 
 def _pairs(text: str) -> dict[str, str]:
     pairs = {}
-    for part in filter(None, (piece.strip() for piece in text.split(","))):
+    for number, part in enumerate(filter(None, (piece.strip() for piece in text.split(","))), 1):
         key, separator, value = part.partition("=")
         if not separator or not key:
-            raise ConfigError(f"SLUICE_KAFKA_CONFIG: {_mask(part, part)!r}: allowed is key=value,key=value")
+            # Not shown: it may be what follows a comma in a password.
+            raise ConfigError(
+                f"SLUICE_KAFKA_CONFIG: item {number} has no key: allowed is key=value,key=value, no commas in a value"
+            )
         pairs[key.strip()] = value.strip()
     return pairs

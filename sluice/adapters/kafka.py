@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
-from sluice.errors import TransportError
+from sluice.errors import ConfigError, TransportError
 from sluice.names import TOPICS
 from sluice.settings import Settings
 
@@ -20,6 +20,8 @@ __all__ += ["cluster_id", "consumer", "end_offsets", "ensure_topics", "missing_t
 __all__ += ["wait_for_broker"]
 
 log = logging.getLogger(__name__)
+
+C = TypeVar("C")
 
 # One partitioner for everybody: librdkafka's own default would send a user elsewhere than Java clients
 # and Faust do, and the two topics of a unit would no longer meet in one partition.
@@ -60,9 +62,23 @@ def _common(settings: Settings) -> dict[str, Any]:
     }
 
 
+def _made(client: Callable[[dict[str, Any]], C], config: dict[str, Any]) -> C:
+    try:
+        return client(config)
+    except KafkaException as error:
+        if error.args[0].code() == KafkaError._INVALID_ARG:
+            raise ConfigError(f"SLUICE_KAFKA_CONFIG: {error.args[0].str()}") from error
+        raise
+
+
+def _admin(settings: Settings) -> AdminClient:
+    return _made(AdminClient, _common(settings))
+
+
 def producer(settings: Settings, overrides: Mapping[str, Any] | None = None) -> Producer:
-    """Idempotent, acks=all; a record is either in the log once or reported as failed."""
-    return Producer(
+    """Idempotent, acks=all; a record is either in the log once or reported as failed. Raises ConfigError."""
+    return _made(
+        Producer,
         {
             **_common(settings),
             "error_cb": _complain,
@@ -73,7 +89,7 @@ def producer(settings: Settings, overrides: Mapping[str, Any] | None = None) -> 
             "compression.type": "lz4",
             "queue.buffering.max.messages": 200_000,
             **(overrides or {}),
-        }
+        },
     )
 
 
@@ -81,7 +97,8 @@ def consumer(
     settings: Settings, *, group: str = "sluice-readers", overrides: Mapping[str, Any] | None = None
 ) -> Consumer:
     """Never commits offsets to the broker: where a reader stands is kept beside what it computed."""
-    return Consumer(
+    return _made(
+        Consumer,
         {
             **_common(settings),
             "error_cb": _complain,
@@ -93,13 +110,13 @@ def consumer(
             # empties it and then waits.
             "fetch.queue.backoff.ms": 10,
             **(overrides or {}),
-        }
+        },
     )
 
 
 def wait_for_broker(settings: Settings, timeout_s: float = 15.0) -> None:
     """Return once the broker answers. Raises TransportError after `timeout_s`."""
-    admin = AdminClient(_common(settings))
+    admin = _admin(settings)
     deadline = time.monotonic() + timeout_s
     while True:
         try:
@@ -116,7 +133,7 @@ def wait_for_broker(settings: Settings, timeout_s: float = 15.0) -> None:
 def cluster_id(settings: Settings, timeout_s: float = 10.0) -> str:
     """The id of the cluster that answers. Raises TransportError when none does."""
     try:
-        found: str | None = AdminClient(_common(settings)).list_topics(timeout=timeout_s).cluster_id
+        found: str | None = _admin(settings).list_topics(timeout=timeout_s).cluster_id
     except KafkaException as error:
         raise TransportError(f"no Kafka broker answers at {settings.kafka}: {error.args[0].str()}") from error
     return found or ""
@@ -125,7 +142,7 @@ def cluster_id(settings: Settings, timeout_s: float = 10.0) -> str:
 def missing_topics(settings: Settings) -> list[str]:
     """Those of our topics that the broker does not have. Raises TransportError when it is away."""
     wait_for_broker(settings)
-    existing = AdminClient(_common(settings)).list_topics(timeout=10).topics
+    existing = _admin(settings).list_topics(timeout=10).topics
     return [topic.name for topic in TOPICS if topic.name not in existing]
 
 
@@ -136,7 +153,7 @@ def ensure_topics(settings: Settings, extra: Mapping[str, str] | None = None, *,
     Raises TransportError when the broker is away, or when `impressions` and `clicks` differ in partitions
     (a user's events would not meet).
     """
-    admin = AdminClient(_common(settings))
+    admin = _admin(settings)
     wait_for_broker(settings)
     existing = admin.list_topics(timeout=10).topics
     missing = [

@@ -9,22 +9,30 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 from redis.retry import Retry
 
-from sluice.errors import TransportError
+from sluice.errors import ConfigError, TransportError
 from sluice.settings import Settings, masked_url
 
 __all__ = ["RedisError", "connect", "server_info", "wait_for_redis"]
 
 
 def connect(settings: Settings) -> redis.Redis:
-    """A client that answers bytes. Connects at the first command; retries are the caller's."""
-    return redis.Redis.from_url(
-        settings.require_redis(),
-        socket_timeout=10,
-        socket_connect_timeout=5,
-        health_check_interval=30,
-        # Once, for a connection that went stale; redis-py's own default would block a caller for seconds.
-        retry=Retry(NoBackoff(), 1),
-    )
+    """A client that answers bytes. Connects at the first command; retries are the caller's. Raises ConfigError."""
+    url = settings.require_redis()
+    try:
+        return redis.Redis.from_url(
+            url,
+            socket_timeout=10,
+            socket_connect_timeout=5,
+            health_check_interval=30,
+            # Once, for a connection that went stale; redis-py's own default would block a caller for seconds.
+            retry=Retry(NoBackoff(), 1),
+        )
+    except ValueError:
+        # Neither the value nor redis-py's reason is shown: with "/" in a password both hold a part of it.
+        raise ConfigError(
+            "SLUICE_REDIS: not a Redis URL: allowed are redis://[user:password@]host:port/db and rediss:// for TLS, "
+            "with %-escapes in the password"
+        ) from None
 
 
 def wait_for_redis(settings: Settings, timeout_s: float = 15.0) -> redis.Redis:
