@@ -24,6 +24,8 @@ class Epoch:
 
     next_slate: int = 0
     """When it was closed, everything of the slates before had been sent."""
+    reached_ms: int = 0
+    """When it was closed, nothing sent had a later event time."""
     sent: int = 0
     acknowledged: int = 0
     closed: bool = False
@@ -70,10 +72,10 @@ class Emitter:
                 self.send(topic, b"", value, partition)
                 self.sent[topic] -= 1
 
-    def close_epoch(self, next_slate: int) -> None:
-        """Start a new epoch, everything of the slates before `next_slate` being sent."""
+    def close_epoch(self, next_slate: int, reached_ms: int) -> None:
+        """Start a new epoch, everything of the slates before `next_slate` and up to `reached_ms` being sent."""
         epoch = self._epochs[-1]
-        epoch.next_slate, epoch.closed = next_slate, True
+        epoch.next_slate, epoch.reached_ms, epoch.closed = next_slate, reached_ms, True
         self._epochs.append(Epoch())
         self._reports = self._make_reports()
 

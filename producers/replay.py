@@ -94,6 +94,8 @@ class Replay:
         """Slate → its records that wait to be sent"""
         self._next = plan.first
         self._reached_ms = 0
+        self._settled_ms = 0
+        """Event time that the run before had reached, where this one continues"""
         self._closed_s = time.monotonic()
 
     def run(self, resume: ReplayCheckpoint | None = None) -> tuple[Totals, bool]:
@@ -105,6 +107,7 @@ class Replay:
         totals = Totals() if resume is None else msgspec.convert(resume.totals, Totals)
         self._accounting = Accounting(totals)
         self._next = plan.first if resume is None else resume.next_slate
+        self._settled_ms = 0 if resume is None else resume.reached_ms
         while self._next < plan.stop and not self._stop.is_set():
             if self._gate is not None:
                 self._gate.wait()
@@ -137,7 +140,7 @@ class Replay:
             done = not self._waiting
         self._emitter.flush(FLUSH_TIMEOUT_S)
         if done and plan.settle_ms is not None:
-            self._emitter.heartbeat(self._reached_ms + plan.settle_ms)
+            self._emitter.heartbeat(self._furthest_ms() + plan.settle_ms)
             self._emitter.flush(FLUSH_TIMEOUT_S)
         self._checkpoint(every_s=0, finished=done)
         # What still waits was decided on, though not sent: it belongs to what a restart will send again.
@@ -146,11 +149,15 @@ class Replay:
     def _settled_before(self) -> int:
         return min(self._open, default=self._next)
 
+    def _furthest_ms(self) -> int:
+        # Only for the end: a heartbeat there before everything is sent again would make the rest late.
+        return max(self._reached_ms, self._settled_ms)
+
     def _checkpoint(self, *, every_s: float, finished: bool = False) -> None:
         now_s = time.monotonic()
         if now_s - self._closed_s >= every_s:
             self._closed_s = now_s
-            self._emitter.close_epoch(self._settled_before())
+            self._emitter.close_epoch(self._settled_before(), self._furthest_ms())
         settled = self._emitter.settled()
         if settled is None:
             return
@@ -160,6 +167,7 @@ class Replay:
                 ReplayCheckpoint(
                     next_slate=settled.next_slate,
                     totals=msgspec.to_builtins(totals),
+                    reached_ms=settled.reached_ms,
                     offsets=self._emitter.offsets,
                     finished=finished,
                 )

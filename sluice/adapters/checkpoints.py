@@ -24,6 +24,8 @@ class ReplayCheckpoint(Struct, frozen=True, kw_only=True):
     next_slate: int
     totals: dict[str, object]
     """What was counted over those slates; the replay's own business."""
+    reached_ms: int = 0
+    """No later event time had been sent by then: where the final heartbeat starts from when nothing is left to send."""
     offsets: dict[str, dict[int, int]]
     """Topic → partition → next offset: a log that ends before has been lost."""
     finished: bool = False
