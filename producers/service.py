@@ -27,7 +27,7 @@ from router import build, make_ranker
 from sluice.adapters import catalogue
 from sluice.adapters.checkpoints import ReplayCheckpoint, ReplayStore
 from sluice.adapters.kafka import partition_count, producer, wait_for_broker
-from sluice.adapters.log_check import log_reaches
+from sluice.adapters.log_ends import log_reaches
 from sluice.adapters.redis import wait_for_redis
 from sluice.domain.experiment import Experiment, config_hash
 from sluice.errors import ConfigError
