@@ -101,15 +101,20 @@ def down(state: Path) -> bool:
         states.forget(state)
         return False
     deadline = time.monotonic() + DOWN_DEADLINE_S
-    os.kill(found.pid, signal.SIGTERM)
+    _send_signal(found.pid, signal.SIGTERM)
     while (now := states.holder(state)) is not None and now.pid == found.pid:
         if time.monotonic() >= deadline:
             # Its servers are tied to it: they end with it.
-            os.kill(found.pid, signal.SIGKILL)
+            _send_signal(found.pid, signal.SIGKILL)
             deadline += DOWN_DEADLINE_S
         time.sleep(POLL_S)
     states.forget(state)
     return True
+
+
+def _send_signal(pid: int, number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):  # it has ended by itself since we looked
+        os.kill(pid, number)
 
 
 def _detach(mode: str, state: Path, arguments: list[str]) -> tuple[subprocess.Popen[bytes], Path]:
