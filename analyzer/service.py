@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Sequence
 
 from analyzer.engine import Previous, Snapshot, decide
 from analyzer.journal import Journal
 from analyzer.totals import Totals, parse_snapshot
 from sluice.adapters import catalogue
 from sluice.adapters.allocations import AllocationStore
-from sluice.adapters.kafka import KafkaError, KafkaException, Message, producer, wait_for_broker
+from sluice.adapters.kafka import KafkaError, KafkaException, Message, Producer, producer, wait_for_broker
 from sluice.adapters.reader import TopicReader
 from sluice.adapters.redis import wait_for_redis
 from sluice.domain.events import DeadLetter, DecisionMade, encode
@@ -48,6 +49,7 @@ class Analyzer:
         self._unstored: dict[str, tuple[int, dict[str, int]]] = {}
         self._store_again_at = 0.0
         self._store_wait_s = 0.0
+        self._dead_letters: Producer | None = None
         self._forget()
 
     def stop(self) -> None:
@@ -110,37 +112,54 @@ class Analyzer:
         log.info("analyzing %d experiments, %d decided before", len(self._experiments), len(self._unstored))
 
     def _read_stats(self, reader: TopicReader) -> None:
+        bad: list[tuple[Message, InvalidEvent]] = []
         for message in reader.poll(self._every_s):
             if message.value() is None:
                 continue
             try:
                 self._changed |= self._totals.offer(parse_snapshot(message.value()))
             except InvalidEvent as error:
-                self.malformed += 1
-                log.warning("topic %s: offset %s is no snapshot: %s", VARIANT_STATS, message.offset(), error)
-                self._bury(message, error)
+                bad.append((message, error))
+        if bad:
+            self.malformed += len(bad)
+            first, reason = bad[0]
+            more = f" (and {len(bad) - 1} more)" if len(bad) > 1 else ""
+            log.warning("topic %s: offset %s is no snapshot: %s%s", VARIANT_STATS, first.offset(), reason, more)
+            self._bury(bad)
 
-    def _bury(self, message: Message, error: InvalidEvent) -> None:
-        letter = DeadLetter(
-            topic=VARIANT_STATS,
-            partition=message.partition() or 0,
-            offset=message.offset() or 0,
-            reason="malformed",
-            detail=str(error)[:500],
-            key=message.key() or b"",
-            value=message.value() or b"",
-        )
-        # A client of its own: this is rare, and must not hold decisions up.
-        out = producer(self._settings, {"message.max.bytes": 10_000_000, "message.timeout.ms": 30_000})
+    def _bury(self, bad: Sequence[tuple[Message, InvalidEvent]]) -> None:
+        """To the dead letters, all in one go. The client is made when it is needed first: this is rare."""
+        if self._dead_letters is None:
+            large = {"message.max.bytes": 10_000_000, "message.timeout.ms": 30_000}
+            self._dead_letters = producer(self._settings, large)
         failed: list[str] = []
 
         def delivered(error: KafkaError | None, _: Message) -> None:
             if error is not None:
                 failed.append(error.str())
 
-        out.produce(DEAD_LETTERS, key=message.key(), value=encode(letter), on_delivery=delivered)
-        if out.flush(31) or failed:
-            log.error("topic %s: not delivered, offset %s: %s", DEAD_LETTERS, letter.offset, failed or "no answer")
+        for message, reason in bad:
+            letter = DeadLetter(
+                topic=VARIANT_STATS,
+                partition=message.partition() or 0,
+                offset=message.offset() or 0,
+                reason="malformed",
+                detail=str(reason)[:500],
+                key=message.key() or b"",
+                value=message.value() or b"",
+            )
+            while True:
+                try:
+                    self._dead_letters.produce(
+                        DEAD_LETTERS, key=message.key(), value=encode(letter), on_delivery=delivered
+                    )
+                    break
+                except BufferError:
+                    self._dead_letters.poll(0.1)
+        missing = self._dead_letters.flush(31)
+        if missing or failed:
+            reason_said = failed[0] if failed else "no answer"
+            log.error("topic %s: %d not delivered: %s", DEAD_LETTERS, missing + len(failed), reason_said)
 
     def _read_experiments(self, reader: TopicReader) -> None:
         for message in reader.poll(0):

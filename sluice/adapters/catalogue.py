@@ -40,18 +40,39 @@ def apply(settings: Settings, experiments: Iterable[Experiment], timeout_s: floa
 
 
 def load(settings: Settings) -> dict[str, Experiment]:
-    """Name → experiment as applied last. A record that is not an experiment is skipped with one log line."""
-    found = (parse(key, value) for key, value in sorted(read_latest(settings, EXPERIMENTS).items()))
-    return {experiment.name: experiment for experiment in found if experiment is not None}
+    """Name → experiment as applied last. Records that are no experiment are skipped, with one log line a key."""
+    found: dict[bytes, Experiment] = {}
+    refused: dict[bytes, ConfigError] = {}
+
+    def accept(key: bytes, value: bytes) -> bool:
+        refused.pop(key, None)
+        try:
+            found[key] = _decoded(key, value)
+        except ConfigError as error:
+            refused[key] = error
+        return key not in refused
+
+    valid = read_latest(settings, EXPERIMENTS, accept)
+    for key, error in sorted(refused.items()):
+        _skipped(key, error)
+    return {found[key].name: found[key] for key in sorted(valid)}
 
 
 def parse(key: bytes | None, value: bytes | None) -> Experiment | None:
     """The experiment of one record of the topic, or None, with one log line, when it is not one."""
     try:
-        experiment = load_experiment(value or b"")
-        if experiment.name.encode() != key:
-            raise ConfigError(f"record: name: {experiment.name!r} differs from the key")
+        return _decoded(key, value)
     except ConfigError as error:
-        log.warning("topic %s: skipped the record of key %r: %s", EXPERIMENTS, key, error)
+        _skipped(key, error)
         return None
+
+
+def _decoded(key: bytes | None, value: bytes | None) -> Experiment:
+    experiment = load_experiment(value or b"")
+    if experiment.name.encode() != key:
+        raise ConfigError(f"record: name: {experiment.name!r} differs from the key")
     return experiment
+
+
+def _skipped(key: bytes | None, error: ConfigError) -> None:
+    log.warning("topic %s: skipped the record of key %.80r: %s", EXPERIMENTS, key, error)

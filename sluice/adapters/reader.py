@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from sluice.adapters.kafka import KafkaError, Message, TopicPartition, consumer, end_offsets, partition_count
 from sluice.errors import LogTruncated, TransportError
@@ -74,8 +74,13 @@ class TopicReader:
         self.close()
 
 
-def read_latest(settings: Settings, topic: str) -> dict[bytes, bytes]:
-    """Key → latest value of a compacted topic as it stands now; deleted keys are left out."""
+def read_latest(
+    settings: Settings, topic: str, accept: Callable[[bytes, bytes], bool] = lambda key, value: True
+) -> dict[bytes, bytes]:
+    """Key → latest value of a compacted topic as it stands now; deleted keys are left out.
+
+    A record that `accept` refuses is passed over: the one before it still stands.
+    """
     latest: dict[bytes, bytes] = {}
     with TopicReader(settings, topic, from_start=True) as reader:
         while not reader.caught_up:
@@ -83,7 +88,7 @@ def read_latest(settings: Settings, topic: str) -> dict[bytes, bytes]:
                 key, value = message.key() or b"", message.value()
                 if value is None:
                     latest.pop(key, None)
-                else:
+                elif accept(key, value):
                     latest[key] = value
     return latest
 

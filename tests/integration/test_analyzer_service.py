@@ -200,6 +200,17 @@ def test_a_malformed_snapshot_becomes_a_dead_letter(settings: Settings, wait_unt
     ]
 
 
+def test_many_malformed_snapshots_do_not_hold_decisions_up(
+    settings: Settings, wait_until: Wait, caplog: pytest.LogCaptureFixture
+) -> None:
+    send(settings, *[(b"k", b"[]")] * 2000, (b"0", stats(0, 10, cell("a", 300, 60), cell("b", 280, 90))))
+    with running(build(settings, every_ms=20)) as analyzer:
+        latest(settings, wait_until, 580)
+        assert analyzer.malformed == 2000
+    assert len(read_all(settings, DEAD_LETTERS)) == 2000
+    assert len([line for line in caplog.messages if "is no snapshot" in line]) < 20
+
+
 def test_of_two_analyzers_one_stands_by_until_the_other_is_gone(
     settings: Settings, wait_until: Wait, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -130,3 +130,16 @@ def test_the_catalogue_holds_what_was_applied_last_and_skips_what_is_none(
         "topic experiments",
         "topic experiments",
     ]
+
+
+def test_a_malformed_record_does_not_remove_the_experiment_of_its_key(
+    settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    catalogue.apply(settings, [experiment("x"), experiment("y")])
+    out = producer(settings)
+    for value in (b"{}", b"\xff", msgspec.json.encode(experiment("y"))):
+        out.produce(EXPERIMENTS, key="x", value=value)
+    out.produce(EXPERIMENTS, key="y", value=None)
+    assert out.flush(20) == 0
+    assert catalogue.load(settings) == {"x": experiment("x")}
+    assert len(caplog.records) == 1, "one line a key"
