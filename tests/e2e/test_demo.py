@@ -104,6 +104,7 @@ def test_the_same_on_apache_kafka(start: Callable[..., subprocess.Popen[str]], t
     assert processes_of(tmp_path) == []
 
 
+@pytest.mark.slow
 def test_a_failing_child_is_named_with_its_last_lines(
     start: Callable[..., subprocess.Popen[str]], tmp_path: Path
 ) -> None:
@@ -116,6 +117,7 @@ def test_a_failing_child_is_named_with_its_last_lines(
     assert processes_of(tmp_path) == []
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_everything_in_order(
     start: Callable[..., subprocess.Popen[str]], tmp_path: Path, wait_until: Callable[..., Any]
 ) -> None:
@@ -130,6 +132,7 @@ def test_ctrl_c_ends_everything_in_order(
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.slow
 def test_kill_9_leaves_no_process(
     start: Callable[..., subprocess.Popen[str]], tmp_path: Path, wait_until: Callable[..., Any]
 ) -> None:

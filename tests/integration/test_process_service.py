@@ -117,6 +117,7 @@ def test_each_way_to_start_it_counts_and_shows_its_state(
     assert [entry.name for entry in tmp_path.iterdir()] == ["log"], "a worker leaves no files where it is started"
 
 
+@pytest.mark.slow
 def test_a_rebalance_inside_faust_loses_no_batch(make_stack: Callable[..., Settings]) -> None:
     """Faust then suspends and empties its channels, with whatever was on the way from the feed to the agent."""
     settings = short(make_stack("embedded"))

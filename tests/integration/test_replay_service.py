@@ -167,6 +167,7 @@ def test_a_finished_replay_is_not_sent_again(embedded: Settings, replay: Callabl
     assert sum(finish(replay(embedded, *options, "--restart"))["records"].values()) > 0
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_a_lost_log_is_not_believed(
     make_stack: Callable[..., Settings], replay: Callable[..., Any]
 ) -> None:
