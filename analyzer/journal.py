@@ -150,13 +150,12 @@ def find_decision(settings: Settings, experiment: str, version: int | None) -> b
 
 
 def _decisions(reader: TopicReader, experiment: str) -> Iterator[tuple[int, bytes]]:
-    while not reader.caught_up:
-        for message in reader.poll(0.1):
-            value = message.value()
-            if value is None or message.key() != experiment.encode():
-                continue
-            try:
-                decision = cast(DecisionMade, decode(value, DecisionMade))
-            except InvalidEvent:
-                continue
-            yield decision.version, value
+    for message in reader.rest():
+        value = message.value()
+        if value is None or message.key() != experiment.encode():
+            continue
+        try:
+            decision = cast(DecisionMade, decode(value, DecisionMade))
+        except InvalidEvent:
+            continue
+        yield decision.version, value

@@ -59,6 +59,19 @@ class TopicReader:
         """True once everything that was in the topic at construction has been returned."""
         return all(self._position(p) >= end for p, end in self.ends.items())
 
+    def rest(self, idle_s: float = 30.0) -> Iterator[Message]:
+        """What the topic held at construction and `poll` has not returned. Then `caught_up` is true.
+
+        Records written since may follow. Raises TransportError when nothing arrives for `idle_s`.
+        """
+        deadline = time.monotonic() + idle_s
+        while not self.caught_up:
+            for message in self.poll(0.1):
+                yield message
+                deadline = time.monotonic() + idle_s
+            if time.monotonic() > deadline:
+                raise TransportError(f"topic {self.topic}: no record for {idle_s:g} s before its end was reached")
+
     def _position(self, partition: int) -> int:
         # Compaction leaves gaps, so the last record's offset may never reach the end: the client's position does.
         (place,) = self._consumer.position([TopicPartition(self.topic, partition)])
@@ -79,17 +92,17 @@ def read_latest(
 ) -> dict[bytes, bytes]:
     """Key → latest value of a compacted topic as it stands now; deleted keys are left out.
 
-    A record that `accept` refuses is passed over: the one before it still stands.
+    A record that `accept` refuses is passed over: the one before it still stands. Raises TransportError when the
+    broker is away.
     """
     latest: dict[bytes, bytes] = {}
     with TopicReader(settings, topic, from_start=True) as reader:
-        while not reader.caught_up:
-            for message in reader.poll(0.1):
-                key, value = message.key() or b"", message.value()
-                if value is None:
-                    latest.pop(key, None)
-                elif accept(key, value):
-                    latest[key] = value
+        for message in reader.rest():
+            key, value = message.key() or b"", message.value()
+            if value is None:
+                latest.pop(key, None)
+            elif accept(key, value):
+                latest[key] = value
     return latest
 
 

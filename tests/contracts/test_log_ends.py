@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
+
 from sluice.adapters.kafka import consumer, end_offsets, producer
 from sluice.adapters.log_ends import LogEnds
 from sluice.adapters.reader import TopicReader
+from sluice.errors import TransportError
 from sluice.names import CLICKS, DECISIONS, IMPRESSIONS
 from sluice.settings import Settings
 
@@ -40,12 +43,21 @@ def test_ends_asked_again_move_on(stack: Settings) -> None:
 
 def test_a_reader_of_the_last_records_sees_these_and_no_others(stack: Settings) -> None:
     send_batch(stack, DECISIONS, 40)
-    seen = []
     with TopicReader(stack, DECISIONS, from_start=False, last=2) as reader:
         assert not reader.whole
-        while not reader.caught_up:
-            seen += [message.value() for message in reader.poll(0.1)]
-    assert seen == [b"38", b"39"]
+        assert [message.value() for message in reader.rest()] == [b"38", b"39"]
+        assert reader.caught_up
+
+
+def test_a_reader_does_not_wait_for_ever_for_what_never_comes(stack: Settings) -> None:
+    send_batch(stack, DECISIONS, 3)
+    with TopicReader(stack, DECISIONS, from_start=True) as reader:
+        reader.ends[0] += 1
+        seen = []
+        with pytest.raises(TransportError, match=r"decisions: no record for 0\.3 s"):
+            for message in reader.rest(idle_s=0.3):
+                seen.append(message.value())
+    assert seen == [b"0", b"1", b"2"]
 
 
 def test_a_reader_from_now_on_sees_nothing_older(stack: Settings) -> None:
