@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import http.client
 import logging
 import os
 import urllib.error
@@ -106,7 +107,7 @@ def download_zip(url: str, target: Path) -> None:
                 file.write(chunk)
                 bar.advance(task, len(chunk))
         part.replace(target)
-    except (urllib.error.URLError, TimeoutError, ConnectionError, ValueError) as error:
+    except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError, ValueError) as error:
         raise TransportError(f"{url}: {getattr(error, 'reason', error)}") from error
     finally:
         part.unlink(missing_ok=True)

@@ -6,6 +6,7 @@ import csv
 import functools
 import hashlib
 import http.server
+import socket
 import threading
 import zipfile
 from collections.abc import Iterator
@@ -191,4 +192,31 @@ def test_a_download_that_is_too_large_or_away_is_given_up(
     monkeypatch.setattr(sources, "MAX_DOWNLOAD_BYTES", 10)
     with pytest.raises(TransportError, match="more than 10 bytes"):
         sources.download_zip(f"{server}/ml-latest-small.zip", target)
+    assert not list(tmp_path.glob("data/*"))
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"hello\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nabcde\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nnot a length\r\n",
+    ],
+    ids=["no HTTP", "cut off", "wrong chunk"],
+)
+def test_a_server_that_breaks_off_is_as_good_as_away(tmp_path: Path, answer: bytes) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def serve() -> None:
+            connection, _ = listening.accept()
+            with connection:
+                connection.recv(65_536)
+                connection.sendall(answer)
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        target = tmp_path / "data" / "x.zip"
+        with pytest.raises(TransportError, match="http://127"):
+            sources.download_zip(f"http://127.0.0.1:{listening.getsockname()[1]}/x.zip", target)
+        thread.join(10)
     assert not list(tmp_path.glob("data/*"))
