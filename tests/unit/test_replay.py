@@ -12,12 +12,13 @@ import pytest
 from producers.delays import parse_delay
 from producers.emitter import Emitter
 from producers.faults import Faults
-from producers.pacing import MAX_SPEED, Pace
+from producers.pacing import MAX_SPEED, Pace, Speed
 from producers.replay import Plan, Replay
 from producers.synthetic import SyntheticSlates, parse_synthetic
 from router import MemoryAssignments, Router
 from sluice.adapters.checkpoints import ReplayCheckpoint
 from sluice.domain.experiment import Experiment, Variant
+from sluice.names import IMPRESSIONS
 
 EXPERIMENT = Experiment(name="e", unit="slate", variants=(Variant(name="a"), Variant(name="b")))
 SETTLE_MS = 5000
@@ -34,14 +35,24 @@ class Delivered:
 
 
 class BrokerInMemory:
-    """Keeps the records and acknowledges each at once."""
+    """Keeps the records and acknowledges each at once, unless it is told to hold that back."""
 
     def __init__(self) -> None:
         self.records: list[dict[str, Any]] = []
+        self.holds_back = False
+        self._held: list[Callable[..., None]] = []
 
     def produce(self, topic: str, value: bytes, key: bytes, partition: int, on_delivery: Callable[..., None]) -> None:
         self.records.append(msgspec.json.decode(value))
-        on_delivery(None, Delivered())
+        self._held.append(on_delivery)
+        if not self.holds_back:
+            self.acknowledge(len(self._held))
+
+    def acknowledge(self, count: int) -> None:
+        """Of those held back the first `count`."""
+        for delivered in self._held[:count]:
+            delivered(None, Delivered())
+        del self._held[:count]
 
     def poll(self, timeout_s: float) -> int:
         return 0
@@ -78,3 +89,48 @@ def test_the_final_heartbeat_is_the_same_when_a_restart_has_nothing_left_to_send
     # Killed between the two checkpoints: everything is sent, but nothing says that the windows are over.
     again, _ = run(saved[0])
     assert again == records[-2:]
+
+
+def test_an_epoch_is_settled_only_with_every_record_acknowledged() -> None:
+    broker = BrokerInMemory()
+    broker.holds_back = True
+    emitter = Emitter(cast(Any, broker), 1)
+    for next_slate in (1, 2):
+        for _ in range(2):
+            emitter.send(IMPRESSIONS, b"u", b"{}")
+        emitter.close_epoch(next_slate, reached_ms=10 * next_slate)
+    # sent:         1 1 | 2 2
+    # acknowledged: x
+    broker.acknowledge(1)
+    assert emitter.settled() is None
+    #               x x | x
+    broker.acknowledge(2)
+    settled = emitter.settled()
+    assert settled is not None
+    assert (settled.next_slate, settled.reached_ms) == (1, 10)
+    assert emitter.settled() is None
+    broker.acknowledge(1)
+    settled = emitter.settled()
+    assert settled is not None
+    assert (settled.next_slate, settled.reached_ms) == (2, 20)
+
+
+def test_a_replay_that_was_held_up_does_not_make_up_for_it_in_a_burst(monkeypatch: pytest.MonkeyPatch) -> None:
+    now_s = 0.0
+
+    class Clock(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            nonlocal now_s
+            now_s += timeout or 0.0
+            return False
+
+    monkeypatch.setattr("producers.pacing.time.monotonic", lambda: now_s)
+    pace = Pace(Speed(slates_per_second=10), Clock(), lambda _: None)
+    for _ in range(10):
+        pace.slates(1)
+    assert now_s == pytest.approx(0.9)
+    now_s += 60  # the counting was behind
+    for _ in range(10):
+        pace.slates(1)
+    # Half a second's worth at once, the others again at their rate.
+    assert now_s == pytest.approx(60.9 + 0.4, abs=0.11)
