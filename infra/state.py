@@ -18,8 +18,8 @@ from sluice.settings import INFRA_FILE
 __all__ = ["Holder", "describe", "forget", "hold", "holder", "publish"]
 
 LOCK_FILE = "infra.lock"
-LOOKING_S = 0.5
-"""Whoever only looks (`holder`) has the lock for an instant, too."""
+ENDING_S = 0.5
+"""A holder that is about to end is waited for so long."""
 
 
 @dataclass(frozen=True)
@@ -34,13 +34,15 @@ def hold(state: Path) -> IO[str]:
     """Become the holder; keep the returned file open for as long. Raises ConfigError when somebody else is."""
     state.mkdir(parents=True, exist_ok=True)
     file = (state / LOCK_FILE).open("a+")
-    deadline = time.monotonic() + LOOKING_S
+    deadline = time.monotonic() + ENDING_S
     while True:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             break
         except BlockingIOError:
-            if time.monotonic() >= deadline:
+            if _only_looked_at(file):
+                deadline = time.monotonic() + ENDING_S
+            elif time.monotonic() >= deadline:
                 file.close()
                 raise ConfigError(f"servers already run from {state}: `sluice infra down` stops them") from None
             time.sleep(0.01)
@@ -48,6 +50,16 @@ def hold(state: Path) -> IO[str]:
     file.write(f"{os.getpid()}\n")
     file.flush()
     return file
+
+
+def _only_looked_at(file: IO[str]) -> bool:
+    """Whether the lock is with those who look (`holder`): for an instant, but a busy machine can make that long."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    fcntl.flock(file, fcntl.LOCK_UN)
+    return True
 
 
 def holder(state: Path) -> Holder | None:

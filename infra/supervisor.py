@@ -78,6 +78,8 @@ def up(mode: str, settings: Settings, arguments: list[str], deadline_s: float) -
             if holder is not None and holder.ready is not None:
                 if holder.ready["infra"] != mode:
                     raise ConfigError(f"{holder.ready['infra']} servers are up: `sluice infra down` stops them")
+                if process is not None and holder.pid != process.pid:
+                    _end(process)  # it came second: once the others are down, it would start servers of its own
                 return holder.ready
             # When two start at once, one finds the folder taken: then the other's servers are waited for.
             ended = process is None or process.poll() is not None
@@ -88,10 +90,15 @@ def up(mode: str, settings: Settings, arguments: list[str], deadline_s: float) -
                 raise TransportError(f"the servers are not up within {deadline_s:g} s; see {state / 'logs'}")
             time.sleep(POLL_S)
     except BaseException:
-        if process is not None and process.poll() is None:
-            process.terminate()
-            process.wait(DOWN_DEADLINE_S)
+        if process is not None:
+            _end(process)
         raise
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is None:
+        process.terminate()
+        process.wait(DOWN_DEADLINE_S)
 
 
 def down(state: Path) -> bool:

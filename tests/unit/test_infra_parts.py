@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import platform
 import re
 import threading
@@ -143,3 +144,15 @@ def test_a_holder_that_has_not_said_who_it_is_is_waited_for(tmp_path: Path) -> N
         found = state.holder(tmp_path)
         later.join()
     assert found is not None and found.pid == 4711
+
+
+def test_whoever_only_looks_does_not_take_the_place(tmp_path: Path) -> None:
+    """On a busy machine an instant can be long."""
+    with state.hold(tmp_path):
+        pass
+    with (tmp_path / state.LOCK_FILE).open() as looking:
+        fcntl.flock(looking, fcntl.LOCK_SH)
+        later = threading.Timer(2 * state.ENDING_S, lambda: fcntl.flock(looking, fcntl.LOCK_UN))
+        later.start()
+        with state.hold(tmp_path):
+            later.join()
