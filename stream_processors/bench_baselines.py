@@ -77,6 +77,7 @@ def plain_faust(settings: Settings, events: int) -> None:
         f"bench-{os.getpid()}",
         broker=[f"kafka://{address}" for address in settings.kafka.split(",")],
         store="memory://",
+        datadir=str(settings.state / "faust"),
         topic_disable_leader=True,
         topic_allow_declare=False,
         topic_partitions=4,
