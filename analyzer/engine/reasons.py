@@ -9,6 +9,9 @@ from sluice.domain.experiment import Experiment
 
 __all__ = ["explain", "leader", "percent"]
 
+MOST_UNKNOWN = 5
+"""Variants that the experiment does not have, named at most."""
+
 
 def leader(results: Sequence[VariantResult]) -> VariantResult:
     """The variant most probably the best; of equals the first."""
@@ -42,9 +45,15 @@ def explain(
             f"The {experiment.unit}s arrived in the proportions the allocations promised (p = {sample_ratio_p:.3g})."
         )
     if unknown:
-        listed = ", ".join(f"{name} ({count:,} impressions)" for name, count in sorted(unknown.items()))
-        lines.append(f"Counted but not part of the experiment, and left out: {listed}.")
+        lines.append(f"Counted but not part of the experiment, and left out: {_listed(unknown)}.")
     return tuple(lines)
+
+
+def _listed(unknown: Mapping[str, int]) -> str:
+    # Names come from the log, which may hold any number of them.
+    largest = sorted(unknown.items(), key=lambda item: (-item[1], item[0]))
+    shown = [f"{name} ({count:,} impressions)" for name, count in largest[:MOST_UNKNOWN]]
+    return ", ".join(shown) + (f" and {len(largest) - len(shown):,} more" if len(largest) > len(shown) else "")
 
 
 def percent(rate: float) -> str:

@@ -155,3 +155,13 @@ def test_a_configuration_that_is_none_is_an_invalid_event() -> None:
     decision = decide(experiment(), snapshot())
     with pytest.raises(InvalidEvent, match="decision 1 of e"):
         recompute(msgspec.structs.replace(decision, config={"name": 3}))
+
+
+def test_variants_of_the_log_that_the_experiment_does_not_have_are_left_out_and_the_largest_are_named() -> None:
+    known = (cell("control", 300, 30), cell("new", 300, 30))
+    strangers = [cell(f"x{number}", 10 + number, 10) for number in range(8)]
+    decision = decide(experiment(), snapshot(*known, *strangers))
+    assert [result.variant for result in decision.results] == ["control", "new"]
+    named = ", ".join(f"x{number} ({10 + number} impressions)" for number in (7, 6, 5, 4, 3))
+    assert decision.reasons[-1] == f"Counted but not part of the experiment, and left out: {named} and 3 more."
+    assert "more" not in decide(experiment(), snapshot(*known, *strangers[:5])).reasons[-1]
