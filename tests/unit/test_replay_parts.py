@@ -85,7 +85,9 @@ def test_planted_faults_have_their_shares_and_their_reach() -> None:
     assert disordered.mean() == pytest.approx(0.2, abs=0.02)
     assert sent.max() <= 2001
     assert (again >= 0).mean() == pytest.approx(0.1, abs=0.01)
-    assert (again[again >= 0] >= sent[again >= 0]).all()
+    later = (again - sent)[again >= 0]
+    assert later.min() >= 0 and later.max() <= 1000
+    assert later.mean() == pytest.approx(500, abs=50)
     same = send_times(faults, 1, 0, INDEX[7:9], np.zeros(2, dtype=np.int64))
     assert same[0].tolist() == sent[7:9].tolist()
 
