@@ -107,7 +107,21 @@ def test_affinity_prefers_the_genres_the_user_likes() -> None:
     assert both == pytest.approx(unknown)
     comedy, drama, *_ = ranker.rank("foe", ["comedy", "drama"], NOW)
     assert drama > comedy
-    # All items are equally popular: to a stranger they are equal.
+    # By hand, for one who likes most things: rate(item) + shrunk(genre) − shrunk(user), as the docstring says.
+    for liked in (True, True, True, False):
+        ranker.observe("glad", "comedy", liked, 0)
+    overall = (23 + 1) / (44 + 2)
+    item = (13 + 5 * overall) / (24 + 5)
+    user = (3 + 8 * overall) / (4 + 8)
+    genre = (3 + 4 * user) / (4 + 4)
+    assert ranker.rank("glad", ["comedy"], NOW)[0] == pytest.approx(item + genre - user)
+
+
+def test_to_a_stranger_equally_popular_items_are_equal() -> None:
+    ranker = Affinity(GENRES)
+    for liked in (True, False):
+        ranker.observe("fan", "comedy", liked, 0)
+        ranker.observe("fan", "drama", not liked, 0)
     assert len({round(s, 12) for s in ranker.rank("stranger", ["comedy", "drama"], NOW)}) == 1
 
 

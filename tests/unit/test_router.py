@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 
 import pytest
 
 from router import AssignmentRequest, MemoryAssignments, Router
 from sluice.domain.allocation import choose
+from sluice.domain.assignment import Claim, StoredAssignment
 from sluice.domain.bucketing import bucket
 from sluice.domain.events import AssignmentMade
 from sluice.domain.experiment import Experiment, Variant, load_experiments
@@ -137,3 +139,18 @@ def test_closing_ends_the_retries_and_runs_the_actions_once_in_reverse() -> None
     assert done == [2, 1]
     with pytest.raises(TransportError):
         router.assign([request("u")])
+
+
+def test_an_assignment_is_kept_for_as_long_as_its_experiment_says() -> None:
+    claimed: list[Claim] = []
+
+    class Recorded(MemoryAssignments):
+        def claim(self, claims: Sequence[Claim]) -> list[tuple[StoredAssignment, bool]]:
+            claimed.extend(claims)
+            return super().claim(claims)
+
+    variants = (Variant(name="a"), Variant(name="b"))
+    experiments = [Experiment(name=f"of{ttl_s}", variants=variants, assignment_ttl_s=ttl_s) for ttl_s in (5, 3600)]
+    with Router(experiments, Recorded()) as router:
+        router.assign([AssignmentRequest("u", {}, 0)])
+    assert [(claim.experiment, claim.ttl_ms) for claim in claimed] == [("of5", 5_000), ("of3600", 3_600_000)]

@@ -1,0 +1,30 @@
+"""A unit's place is the same in every process and for ever, uniform, and another under another salt."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from sluice.domain.bucketing import bucket
+
+
+@pytest.mark.parametrize(
+    ("salt", "unit", "digest"),
+    [
+        # Source: GNU coreutils, `printf 'SALT\xffUNIT' | b2sum -l 64`.
+        ("demo", "u1", 0x15111B57F6747C65),
+        ("ab", "c", 0xD1A6A9B9EA9CBA96),
+        ("a", "bc", 0xDC8B6DFF18E07135),
+    ],
+)
+def test_the_place_is_the_first_53_bits_of_a_known_hash(salt: str, unit: str, digest: int) -> None:
+    assert bucket(salt, unit) == (digest >> 11) / 2**53
+
+
+def test_places_are_uniform_and_those_of_two_salts_are_independent() -> None:
+    first, second = (np.array([bucket(salt, f"u{n}") for n in range(20_000)]) for salt in ("one", "other"))
+    for places in (first, second):
+        assert places.min() >= 0 and places.max() < 1
+        tenths = np.histogram(places, bins=10, range=(0, 1))[0]
+        assert np.abs(tenths - 2000).max() < 5 * np.sqrt(2000 * 0.9)
+    assert abs(np.corrcoef(first, second)[0, 1]) < 5 / np.sqrt(20_000)
