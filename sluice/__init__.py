@@ -32,13 +32,14 @@ if TYPE_CHECKING:
         SluiceError,
         TransportError,
     )
-    from sluice.live import ExperimentCounts, LiveCounters, RecordCounts, Snapshot, VariantCounts
+    from sluice.live import BucketCounts, ExperimentCounts, LiveCounters, RecordCounts, Snapshot, VariantCounts
     from sluice.settings import Settings
     from sluice.subscription import AsyncSubscription, Malformed, Subscription, subscribe, subscribe_async
 
 __all__ = [
     "AssignmentMade",
     "AsyncSubscription",
+    "BucketCounts",
     "ConfigError",
     "DeadLetter",
     "DecisionMade",
@@ -77,7 +78,7 @@ _HOMES = {
     ),
     "sluice.domain.experiment": ("Experiment",),
     "sluice.errors": ("ConfigError", "Fenced", "InvalidEvent", "LogTruncated", "SluiceError", "TransportError"),
-    "sluice.live": ("ExperimentCounts", "LiveCounters", "RecordCounts", "Snapshot", "VariantCounts"),
+    "sluice.live": ("BucketCounts", "ExperimentCounts", "LiveCounters", "RecordCounts", "Snapshot", "VariantCounts"),
     "sluice.settings": ("Settings",),
     "sluice.subscription": ("AsyncSubscription", "Malformed", "Subscription", "subscribe", "subscribe_async"),
 }

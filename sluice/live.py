@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from functools import reduce
 from operator import add
 
+import msgspec
 from msgspec import Struct
 
 from sluice.adapters import catalogue
@@ -20,7 +22,15 @@ from sluice.errors import SluiceError, TransportError
 from sluice.names import Keys
 from sluice.settings import Settings
 
-__all__ = ["ExperimentCounts", "LiveCounters", "OutcomeCounts", "RecordCounts", "Snapshot", "VariantCounts"]
+__all__ = [
+    "BucketCounts",
+    "ExperimentCounts",
+    "LiveCounters",
+    "OutcomeCounts",
+    "RecordCounts",
+    "Snapshot",
+    "VariantCounts",
+]
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +72,18 @@ class ExperimentCounts(Struct, frozen=True, kw_only=True):
     clicks: int
     variants: dict[str, VariantCounts]
     """In order of name; the variants the catalogue has are there from the start, with zeros."""
+
+
+class BucketCounts(Struct, frozen=True, kw_only=True):
+    """What one variant counted in one stretch of event time (`SLUICE_BUCKET_MS`, an hour by default).
+
+    Clicks and other outcomes belong to the bucket of their impression, so every rate compares like with like.
+    """
+
+    start_ms: int
+    impressions: int
+    outcomes: dict[str, OutcomeCounts]
+    """Only those that were counted in this bucket."""
 
 
 class RecordCounts(Struct, frozen=True, kw_only=True):
@@ -120,6 +142,30 @@ class LiveCounters:
         """What became of every record of both topics."""
         return self.snapshot().records
 
+    def buckets(self, experiment: str) -> dict[str, list[BucketCounts]]:
+        """Variant → its counts over event time, in order; empty when nothing was counted. Empty buckets are left out.
+
+        Raises TransportError when Redis is away.
+        """
+        sums: dict[tuple[str, int], Counter[tuple[str, str]]] = {}
+        try:
+            for partition in self._store.partitions():
+                counts, vectors = self._store.read_all(partition)
+                if counts is not None:
+                    _add_buckets(sums, experiment, counts.outcomes, vectors)
+        except RedisError as error:
+            raise TransportError(f"cannot read the counters: {error}") from error
+        found: dict[str, list[BucketCounts]] = {}
+        for (variant, start_ms), numbers in sorted(sums.items()):
+            outcomes = {
+                name: OutcomeCounts(numbers[name, "c"], numbers[name, "v"] / VALUE_SCALE)
+                for name, kind in sorted(numbers)
+                if kind == "c" and numbers[name, "c"]
+            }
+            bucket = BucketCounts(start_ms=start_ms, impressions=numbers["", "n"], outcomes=outcomes)
+            found.setdefault(variant, []).append(bucket)
+        return found
+
     def snapshot(self) -> Snapshot:
         """Everything, in one reading. Raises TransportError when Redis is away."""
         try:
@@ -160,6 +206,24 @@ class LiveCounters:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _add_buckets(
+    sums: dict[tuple[str, int], Counter[tuple[str, str]]],
+    experiment: str,
+    names: Sequence[str],
+    vectors: Mapping[str, Sequence[int]],
+) -> None:
+    """Add one partition's vectors `n,c₀,v₀,c₁,v₁,…`; those written before an outcome was first seen are shorter."""
+    for field, (n, *rest) in vectors.items():
+        name, variant, start_ms = msgspec.json.decode(field, type=tuple[str, str, int])
+        if name != experiment:
+            continue
+        numbers = sums.setdefault((variant, start_ms), Counter())
+        numbers["", "n"] += n
+        for outcome, c, v in zip(names, rest[::2], rest[1::2], strict=False):
+            numbers[outcome, "c"] += c
+            numbers[outcome, "v"] += v
 
 
 def sum_cells(cells: Iterable[StatsCell]) -> dict[tuple[str, str, str], CellStatistics]:

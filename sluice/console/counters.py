@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Mapping, Sequence
 
 import click
 import msgspec
@@ -14,37 +15,54 @@ from rich.text import Text
 
 from sluice.console import text
 from sluice.errors import ConfigError
-from sluice.live import ExperimentCounts, LiveCounters, RecordCounts, Snapshot, VariantCounts
+from sluice.live import BucketCounts, ExperimentCounts, LiveCounters, RecordCounts, Snapshot, VariantCounts
 
-__all__ = ["counters", "experiment_table", "record_lines"]
+__all__ = ["bucket_table", "counters", "experiment_table", "record_lines"]
+
+SHOWN_BUCKETS = 24
 
 
 @click.command()
 @click.argument("experiment", required=False)
+@click.option("--buckets", is_flag=True, help="Over event time: EXPERIMENT by time bucket.")
 @click.option("--watch", is_flag=True, help="Read again and again until Ctrl-C.")
 @click.option("--every", type=click.FloatRange(min=0.05), default=1.0, show_default=True, metavar="SECONDS",
               help="How often with --watch.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="One JSON object, or one a line with --watch.")
-def counters(experiment: str | None, watch: bool, every: float, as_json: bool) -> None:
+def counters(experiment: str | None, buckets: bool, watch: bool, every: float, as_json: bool) -> None:
     """Impressions, clicks and click rate of every variant, and what became of every record.
 
     With EXPERIMENT only that one. Experiments and variants that the catalogue does not know are marked `?`.
     """
     logging.basicConfig(level=logging.WARNING, format="sluice: %(message)s")
+    if buckets and experiment is None:
+        raise ConfigError("--buckets: name an EXPERIMENT")
     with LiveCounters() as live:
+
+        def look(must_exist: bool = False) -> RenderableType:
+            if buckets and experiment is not None:
+                found = live.buckets(experiment)
+                if not found and must_exist:
+                    _one(live.snapshot(), experiment)
+                return bucket_table(found)
+            return _shown(live.snapshot(), experiment, must_exist=must_exist)
+
         if as_json:
             while True:
-                click.echo(_json(live.snapshot(), experiment))
+                if buckets and experiment is not None:
+                    click.echo(msgspec.json.encode(live.buckets(experiment)))
+                else:
+                    click.echo(_json(live.snapshot(), experiment))
                 if not watch:
                     return
                 time.sleep(every)
         console = Console(highlight=False)
         if not watch:
-            console.print(_shown(live.snapshot(), experiment, must_exist=True))
+            console.print(look(must_exist=True))
             return
         with Live(console=console, auto_refresh=False, screen=False) as view:
             while True:
-                view.update(_shown(live.snapshot(), experiment, must_exist=False), refresh=True)
+                view.update(look(), refresh=True)
                 time.sleep(every)
 
 
@@ -101,6 +119,39 @@ def _outcome(row: VariantCounts, name: str) -> str:
         return "–"
     mean = f" · mean {found.value / found.count:.2f}" if found.value and found.count else ""
     return text.count(found.count) + mean
+
+
+def bucket_table(found: Mapping[str, Sequence[BucketCounts]]) -> RenderableType:
+    """The latest buckets, a line for each variant; all of them are in the JSON."""
+    starts = sorted({bucket.start_ms for buckets in found.values() for bucket in buckets})
+    if not starts:
+        return Text("nothing counted yet", style="dim")
+    hidden = max(0, len(starts) - SHOWN_BUCKETS)
+    rows = [
+        (bucket.start_ms, variant, bucket)
+        for variant, buckets in found.items()
+        for bucket in buckets
+        if bucket.start_ms >= starts[hidden]
+    ]
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column("from (UTC)", no_wrap=True)
+    table.add_column("variant", no_wrap=True)
+    for name in ("impressions", "clicks", "click rate"):
+        table.add_column(name, justify="right", no_wrap=True)
+    last = None
+    for start_ms, variant, bucket in sorted(rows, key=lambda row: row[:2]):
+        click_count = bucket.outcomes["click"].count if "click" in bucket.outcomes else 0
+        table.add_row(
+            "" if start_ms == last else text.moment(start_ms),
+            variant,
+            text.count(bucket.impressions),
+            text.count(click_count),
+            text.percent(click_count / bucket.impressions if bucket.impressions else None),
+        )
+        last = start_ms
+    if not hidden:
+        return table
+    return Group(table, Text(f"{text.count(hidden)} earlier buckets: --json shows all", style="dim"))
 
 
 def record_lines(records: RecordCounts) -> RenderableType:

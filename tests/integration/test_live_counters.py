@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from io import StringIO
 
 import pytest
+from event_logs import random_logs
 from msgspec import json
+from rich.console import Console
 
 import sluice
 from sluice.adapters import catalogue
 from sluice.adapters.counters import CounterStore, PartitionUpdate
 from sluice.adapters.redis import connect
+from sluice.console.counters import bucket_table
 from sluice.domain.definitions import Definitions
 from sluice.domain.experiment import Experiment, Variant
 from sluice.live import OutcomeCounts
 from sluice.names import Keys
 from sluice.settings import Settings
+from stream_processors.partition import PartitionCounter
+from stream_processors.recount import recount
 
 E = Experiment(name="e", variants=(Variant(name="a"), Variant(name="b")))
 
@@ -115,6 +123,80 @@ def test_another_prefix_sees_nothing(settings: Settings) -> None:
     write(settings, 0, {("e", "a", "a=100"): "1,1,1"})
     with sluice.LiveCounters(Settings(redis=settings.redis, prefix="other:")) as live:
         assert live.totals() == {}
+
+
+@dataclass(frozen=True)
+class Consumed:
+    """A record as the Kafka client gives it."""
+
+    at: int
+    data: bytes | None
+
+    def value(self) -> bytes | None:
+        return self.data
+
+    def key(self) -> bytes | None:
+        return None
+
+    def offset(self) -> int:
+        return self.at
+
+    def timestamp(self) -> tuple[int, int]:
+        return 0, -1
+
+
+def test_buckets_are_those_of_a_recount(settings: Settings) -> None:
+    definitions = Definitions(1000, 100, 10**9, 1000)
+    wanted: dict[tuple[str, int], Counter[str]] = {}
+    with connect(settings) as client:
+        store = CounterStore(client, Keys(settings.prefix))
+        for partition in range(3):
+            logs = [[value for _, value, _ in log] for log in random_logs(partition, 1500, definitions)]
+            counter = PartitionCounter(partition, definitions, None)
+            for start in range(0, max(map(len, logs)), 100):  # outcomes turn up later than the first buckets
+                batches = [[Consumed(at, log[at]) for at in range(start, min(start + 100, len(log)))] for log in logs]
+                counter.read_impressions(batches[0])
+                counter.read_clicks(batches[1])
+                update, _ = counter.prepare(store)
+                assert store.commit([update]) == [None]
+                counter.committed(update)
+            impressions, clicks = ([(at, value, None) for at, value in enumerate(log)] for log in logs)
+            again = recount(impressions, clicks, definitions)
+            for (experiment, variant, start_ms), numbers in again.buckets.items():
+                if experiment == "e":
+                    sums = wanted.setdefault((variant, start_ms), Counter())
+                    for outcome, (count, value) in numbers.items():
+                        sums[outcome] += count
+                        sums[f"{outcome} value"] += value
+    with sluice.LiveCounters(settings) as live:
+        found = live.buckets("e")
+        assert live.buckets("nobody") == {}
+        table = bucket_table(found)
+        variants = live.experiment("e").variants
+    got: dict[tuple[str, int], Counter[str]] = {}
+    for variant, buckets in found.items():
+        assert [bucket.start_ms for bucket in buckets] == sorted({bucket.start_ms for bucket in buckets})
+        assert sum(bucket.impressions for bucket in buckets) == variants[variant].impressions
+        for bucket in buckets:
+            sums = got[variant, bucket.start_ms] = Counter({"": bucket.impressions})
+            for outcome, total in bucket.outcomes.items():
+                sums[outcome], sums[f"{outcome} value"] = total.count, round(total.value * 1000)
+    assert len(wanted) > 10
+    assert got == wanted  # counters are equal when they differ in zeros only
+    text = StringIO()
+    Console(file=text, width=80).print(table)
+    lines = text.getvalue().splitlines()
+    assert lines[0].split() == ["from", "(UTC)", "variant", "impressions", "clicks", "click", "rate"]
+    assert max(map(len, lines)) <= 80
+
+
+def test_the_table_shows_the_latest_buckets_and_says_that_there_are_more() -> None:
+    buckets = [sluice.BucketCounts(start_ms=at * 3_600_000, impressions=at, outcomes={}) for at in range(1, 31)]
+    text = StringIO()
+    Console(file=text, width=80).print(bucket_table({"a": buckets}))
+    lines = text.getvalue().splitlines()
+    assert lines[1].split() == ["1970-01-01", "07:00:00", "a", "7", "0", "0.0", "%"]
+    assert lines[-1] == "6 earlier buckets: --json shows all"
 
 
 def test_no_redis_named_is_a_config_error() -> None:

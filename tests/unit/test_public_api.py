@@ -12,6 +12,7 @@ import sluice
 EXPORTED = [
     "AssignmentMade",
     "AsyncSubscription",
+    "BucketCounts",
     "ConfigError",
     "DeadLetter",
     "DecisionMade",
