@@ -30,18 +30,11 @@ def thompson_shares(p_best: Mapping[str, float], floor: float) -> dict[str, int]
         rest = 100 - least * len(lifted)
         total = sum(free.values())
         low = {name for name, weight in free.items() if weight * rest < least * total}
-        if not low or total == 0:
+        if not low:
             break
         lifted |= low
-    exact = {name: least if name in lifted else p_best[name] * rest / total for name in p_best} if total else p_best
-    shares = whole_percents(exact)
-    # Scaling in doubles may leave a lifted share a hair below its whole percent, and rounding then takes a point off.
-    for name in shares:
-        while shares[name] < least:
-            largest = max(shares, key=lambda other: shares[other])
-            shares[largest] -= 1
-            shares[name] += 1
-    return shares
+    # All can be lifted, by rounding, when k floors are 100 %: then nothing is divided.
+    return whole_percents({name: least if name in lifted else p_best[name] * rest / total for name in p_best})
 
 
 def moved_enough(new: Mapping[str, int], previous: Mapping[str, int], min_change: int) -> bool:

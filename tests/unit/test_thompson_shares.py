@@ -40,6 +40,8 @@ def test_a_better_variant_never_gets_less(p: list[float], percent: int) -> None:
         # Lifting a to the floor pushes b below it: both are lifted.
         ({"a": 0.0, "b": 0.101, "c": 0.899}, 0.1, {"a": 10, "b": 10, "c": 80}),
         ({"a": 1.0, "b": 0.0, "c": 0.0}, 1 / 3, {"a": 34, "b": 33, "c": 33}),
+        # Floors take everything, and rounding lifts every variant.
+        ({"a": 0.2, "b": 0.2, "c": 1e-17, "d": 0.2, "e": 1e-320}, 0.2, dict.fromkeys("abcde", 20)),
         ({"a": 0.999, "b": 0.001}, 0.0, {"a": 100, "b": 0}),
         ({"a": 0.5, "b": 0.5, "c": 0.0}, 0.015, {"a": 49, "b": 49, "c": 2}),
     ],
