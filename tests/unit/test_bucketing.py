@@ -1,10 +1,11 @@
-"""A unit's place is the same in every process and for ever, uniform, and another under another salt."""
+"""A unit's place and variant are the same in every process and for ever; places are uniform, and others by salt."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
+from sluice.domain.allocation import choose
 from sluice.domain.bucketing import bucket
 
 
@@ -28,3 +29,12 @@ def test_places_are_uniform_and_those_of_two_salts_are_independent() -> None:
         tenths = np.histogram(places, bins=10, range=(0, 1))[0]
         assert np.abs(tenths - 2000).max() < 5 * np.sqrt(2000 * 0.9)
     assert abs(np.corrcoef(first, second)[0, 1]) < 5 / np.sqrt(20_000)
+
+
+@pytest.mark.parametrize(
+    ("place", "variant"), [(0.0, "a"), (0.1999, "a"), (0.2, "b"), (0.4999, "b"), (0.5, "d"), (1 - 2**-53, "d")]
+)
+def test_the_variant_depends_on_the_shares_and_not_on_the_order_they_come_in(place: float, variant: str) -> None:
+    # place 0 |--a--| 0.2 |--b--| 0.5 |--d--| 1   (lower end included; c has no share)
+    assert choose({"a": 20, "b": 30, "c": 0, "d": 50}, place) == variant
+    assert choose({"d": 50, "c": 0, "b": 30, "a": 20}, place) == variant
