@@ -74,6 +74,9 @@ def verify(as_json: bool) -> None:
             )
         if len(differences) > 20:
             click.echo(f"  and {len(differences) - 20} more")
+        behind = sum(check.not_counted for check in checks)
+        if behind:
+            click.echo(f"{behind:,} later records of the log are not counted yet")
         click.echo(f"verify: {result}")
     sys.exit(1 if differences else 0)
 

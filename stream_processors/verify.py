@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Struct
 
 from sluice.adapters.counters import CounterStore, PartitionCounts
-from sluice.adapters.kafka import consumer, partition_count
+from sluice.adapters.log_ends import LogEnds
 from sluice.adapters.reader import read_range
 from sluice.adapters.redis import connect
 from sluice.names import CLICKS, IMPRESSIONS, Keys
@@ -36,6 +36,8 @@ class PartitionCheck(Struct, frozen=True):
     numbers: int
     """Integers compared"""
     differences: tuple[Difference, ...]
+    not_counted: int = 0
+    """Records of both topics beyond these offsets when the comparison began"""
 
 
 def verify(settings: Settings) -> list[PartitionCheck]:
@@ -45,12 +47,17 @@ def verify(settings: Settings) -> list[PartitionCheck]:
     where the counts begin.
     """
     store = CounterStore(connect(settings), Keys(settings.prefix))
-    client = consumer(settings)
-    try:
-        partitions = range(partition_count(client, IMPRESSIONS))
-    finally:
-        client.close()
-    return [verify_partition(settings, store, partition) for partition in partitions]
+    with LogEnds(settings, (IMPRESSIONS, CLICKS)) as logs:
+        ends = logs.read()
+    checks = [verify_partition(settings, store, partition) for partition in sorted(ends)]
+    return [
+        msgspec.structs.replace(
+            check,
+            not_counted=max(0, ends[check.partition][0] - check.impressions_offset)
+            + max(0, ends[check.partition][1] - check.clicks_offset),
+        )
+        for check in checks
+    ]
 
 
 def verify_partition(settings: Settings, store: CounterStore, partition: int) -> PartitionCheck:

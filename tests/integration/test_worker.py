@@ -601,6 +601,15 @@ def test_verify_finds_counters_that_were_deleted(embedded_counts: Settings) -> N
     assert_exact(settings)
 
 
+def test_verify_says_what_is_not_counted_yet(embedded_counts: Settings) -> None:
+    def behind() -> int:
+        return sum(check.not_counted for check in verify(embedded_counts))
+
+    before = behind()
+    write(embedded_counts, [("u1", impression("more", "u1", 5), -1)], [("u1", click("more", "u1", 6), -1)] * 2)
+    assert behind() == before + 3
+
+
 @pytest.fixture(scope="module")
 def embedded_counts(embedded: Settings, wait_until: Wait) -> Settings:
     """Counters of a random log under a prefix of their own, on the shared servers."""
