@@ -114,9 +114,11 @@ def _experiments(files: tuple[Path, ...]) -> tuple[Experiment, ...]:
     experiments: list[Experiment] = []
     for file in files:
         try:
-            text = file.read_text()
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"--experiment: {file}: {error}") from error
+            text = file.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise ConfigError(f"--experiment: {file}: not UTF-8 text: {error.reason} at byte {error.start}") from error
+        except OSError as error:
+            raise ConfigError(f"--experiment: {file}: {(error.strerror or str(error)).lower()}") from error
         experiments += load_experiments(text, str(file))
     names = [experiment.name for experiment in experiments]
     if len(set(names)) != len(names):

@@ -51,7 +51,7 @@ def parse_delay(text: str) -> Delay:
                 from scipy.special import ndtri  # slow to load, and needed here only
 
                 return lambda u: _whole(median * np.exp(sigma * ndtri(u)))
-    except ValueError:
+    except (ValueError, ConfigError):
         pass
     raise ConfigError(f"--delay: {text!r}: allowed are {ALLOWED}")
 

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 
 import msgspec
 import numpy as np
@@ -199,7 +200,8 @@ def _plan(settings: Settings, options: ReplayOptions, candidates: Candidates) ->
         stop = min(stop, first + options.limit)
     if first >= stop:
         raise ConfigError(
-            f"no slates between --start and --stop: {candidates.name} goes from {at_ms[0]} to {at_ms[-1]} (ms)"
+            f"no slates between --start and --stop: {candidates.name} goes "
+            f"from {_moment(at_ms[0])} to {_moment(at_ms[-1])}"
         )
     faults = Faults(options.disorder, options.duplicates, options.late, settings.lateness_ms)
     if options.disorder + options.late > 1:
@@ -244,9 +246,14 @@ def _warn_if_behind(settings: Settings, store: ReplayStore, first_ms: int, notic
     reached_ms = store.reached_ms()
     if reached_ms is not None and first_ms < reached_ms - settings.lateness_ms:
         notice(
-            f"the counting has reached event time {reached_ms} ms and this replay begins at {first_ms} ms: "
+            f"the counting has reached {_moment(reached_ms)} and this replay begins at {_moment(first_ms)}: "
             "what lies before counts as late (a fresh `sluice infra up` counts everything)"
         )
+
+
+def _moment(at_ms: int) -> str:
+    """Event time, in a form that --start and --stop take."""
+    return datetime.fromtimestamp(int(at_ms) // 1000, UTC).isoformat().replace("+00:00", "Z")
 
 
 def _publish(settings: Settings, experiments: Sequence[Experiment]) -> None:
