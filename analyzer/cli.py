@@ -118,9 +118,9 @@ def _print(decision: DecisionMade, difference: str | None) -> None:
     )
     for reason in decision.reasons:
         console.print(f"  {reason}", highlight=False, markup=False)
-    table = Table(box=None, pad_edge=False, padding=(0, 1), header_style="bold")
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     table.add_column("variant", no_wrap=True)
-    for title in ("units", "impressions", "outcomes", "rate", "95 % interval", "P(best)", "loss", "share"):
+    for title in ("units", "shown", "outcomes", "rate", "95 % interval", "P(best)", "loss", "share"):
         table.add_column(title, justify="right", no_wrap=True)
     for result in decision.results:
         low, high = result.interval
