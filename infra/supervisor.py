@@ -126,7 +126,10 @@ def _send_signal(pid: int, number: signal.Signals) -> None:
 
 def _detach(mode: str, state: Path, arguments: list[str]) -> tuple[subprocess.Popen[bytes], Path]:
     log = state / "logs" / LOG
-    log.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        log.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"SLUICE_STATE: {state}: no folder can be made there: {error.strerror}") from error
     with log.open("wb") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", "sluice", "infra", "run", "--infra", mode, "--detached", *arguments],

@@ -213,6 +213,12 @@ def test_a_taken_port_is_named(infra: Run, embedded: Settings) -> None:
     assert len(said.stderr.splitlines()) == 1
 
 
+def test_a_state_folder_that_cannot_be_is_one_line(infra: Run) -> None:
+    said = infra("up", SLUICE_STATE="/dev/null")
+    assert said.returncode == 2
+    assert said.stderr.startswith("sluice: SLUICE_STATE: /dev/null: ") and len(said.stderr.splitlines()) == 1
+
+
 def test_external_only_checks(infra: Run, embedded: Settings) -> None:
     missing = infra("up", "--infra", "external")
     assert missing.returncode == 2 and "SLUICE_KAFKA" in missing.stderr
