@@ -42,6 +42,10 @@ TWO = "variants: [{name: a}, {name: b}]"
         ("name: x\nvariants: [{name: a}, {name: a}]", "variants[1].name: 'a' is used twice"),
         ("name: x\nvariants: [{name: a, share: 50}, {name: b}]", "variants[1].share: missing"),
         ("name: x\nvariants: [{name: a, share: 50}, {name: b, share: 40}]", "shares sum to 90"),
+        (
+            "name: x\nvariants: [{name: a, share: 0}, {name: b, share: 100}]",
+            "variants[0].share: 0: allowed are 1 to 100",
+        ),
     ],
 )
 def test_a_mistake_is_one_line(text: str, said: str) -> None:
