@@ -215,7 +215,7 @@ def _checked(experiment: Experiment, label: str) -> Experiment:
         if 0 in shares and experiment.bandit.policy != "fixed":
             # It would never reach `min_units`, and the traffic of all would stay where it is.
             raise ConfigError(
-                f"{label}: variants[{shares.index(0)}].share: 0: allowed are 1 to 100 when traffic moves (policy fixed: 0)"
+                f"{label}: variants[{shares.index(0)}].share: 0: allowed are 1 to 100; 0 only with policy fixed"
             )
     if experiment.bandit.floor * len(names) > 1:
         raise ConfigError(f"{label}: bandit.floor: {experiment.bandit.floor}: allowed is at most 1/{len(names)}")
