@@ -105,14 +105,15 @@ def test_the_same_on_apache_kafka(start: Callable[..., subprocess.Popen[str]], t
 
 
 @pytest.mark.slow
-def test_a_failing_child_is_named_with_its_last_lines(
+def test_a_child_that_is_asked_for_nonsense_is_named_with_its_last_lines(
     start: Callable[..., subprocess.Popen[str]], tmp_path: Path
 ) -> None:
     demo = start("--data", str(tmp_path / "nothing-here"), "--speed", "max")
     _, err = demo.communicate(timeout=120)
     *context, last = err.splitlines()
-    assert demo.returncode == 1
+    assert demo.returncode == 2
     assert last == "sluice: `sluice replay` ended with exit code 2"
+    assert not any("all logs" in line for line in context), "no folder is kept for a mistake in the options"
     assert any("nothing-here" in line for line in context)
     assert processes_of(tmp_path) == []
 

@@ -16,6 +16,8 @@ __all__ = ["Child", "ChildFailed", "Children"]
 
 TAIL_LINES = 12
 STOP_S = 5.0
+WRONG_USE = 2
+"""Exit code of a command that was asked for what cannot be: ours is the same then."""
 
 
 class ChildFailed(SluiceError):
@@ -24,6 +26,7 @@ class ChildFailed(SluiceError):
     def __init__(self, child: Child, problem: str) -> None:
         super().__init__(f"{child.title} {problem}")
         self.tail = child.tail()
+        self.wrong_use = child.code == WRONG_USE
 
 
 class Child:

@@ -22,6 +22,7 @@ from sluice.console.demo.result import final_table
 from sluice.console.demo.run import DemoRun
 from sluice.console.demo.view import LiveView, PlainView, SilentView
 from sluice.domain.experiment import Experiment, load_experiments
+from sluice.errors import ConfigError
 
 __all__ = ["demo"]
 
@@ -58,6 +59,8 @@ def demo(infra: str, data: str | None, speed: str, seed: int, limit: int | None,
         except ChildFailed as failure:
             for line in failure.tail:
                 click.echo(f"  {line}", err=True)
+            if failure.wrong_use:  # all is said: the logs hold no more
+                raise ConfigError(str(failure)) from failure
             raise
     for line in run.notices:
         click.echo(line, err=True)
