@@ -105,6 +105,8 @@ def _outcomes(text: str) -> tuple[str, ...]:
     for name in names:
         if name not in OUTCOMES:
             raise ConfigError(f"--outcomes: {name!r}: allowed are {', '.join(OUTCOMES)}")
+    if not names:
+        raise ConfigError(f"--outcomes: {text!r}: name at least one of {', '.join(OUTCOMES)}")
     return names
 
 

@@ -257,6 +257,7 @@ def test_a_replay_waits_for_the_counting(
         (("--delay", "exponential:-5s"), "--delay: 'exponential:-5s': allowed are"),
         (("--experiment", "/no/such.yaml"), "--experiment: /no/such.yaml: no such file or directory"),
         (("--outcomes", "buy"), "--outcomes: 'buy': allowed are click, rating"),
+        (("--outcomes", ","), "--outcomes: ',': name at least one of click, rating"),
         (("--start", "soon"), "--start: 'soon': allowed are"),
         (("--start", "2100-01-01"), "no slates between --start and --stop: synthetic goes from 2020-09-13T12:26"),
         (("--disorder", "0.7", "--late", "0.7"), "together at most 1"),
