@@ -30,6 +30,7 @@ from event_logs import (
     write,
 )
 
+from infra import stack as stacks
 from sluice.adapters.counters import CounterStore
 from sluice.adapters.kafka import TopicPartition
 from sluice.adapters.redis import connect
@@ -611,14 +612,15 @@ def test_verify_says_what_is_not_counted_yet(embedded_counts: Settings) -> None:
 
 
 @pytest.fixture(scope="module")
-def embedded_counts(embedded: Settings, wait_until: Wait) -> Settings:
-    """Counters of a random log under a prefix of their own, on the shared servers."""
-    settings = short(embedded, prefix="tampered:", bucket_ms=10**9)
-    impressions, clicks = random_logs(9, 3000, definitions_of(settings))
-    write(settings, impressions, clicks)
-    count_all(settings, wait_until)
-    assert_exact(settings)
-    return settings
+def embedded_counts(tmp_path_factory: pytest.TempPathFactory, wait_until: Wait) -> Iterator[Settings]:
+    """Counters of a random log on servers of their own: what others wrote to a shared log would make it late."""
+    with stacks.start("embedded", Settings(state=tmp_path_factory.mktemp("tampered"))) as running:
+        settings = short(running.settings, bucket_ms=10**9)
+        impressions, clicks = random_logs(9, 3000, definitions_of(settings))
+        write(settings, impressions, clicks)
+        count_all(settings, wait_until)
+        assert_exact(settings)
+        yield settings
 
 
 # -- servers that go away -------------------------------------------------------------------------------
