@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import fields
@@ -39,6 +40,12 @@ def _no_outer_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Non
             patch.delenv(name)
         patch.setenv("SLUICE_STATE", str(tmp_path_factory.mktemp("no-infra")))
         yield
+
+
+def pytest_configure() -> None:
+    # In the background a shell starts programs with Ctrl-C ignored, and their children inherit it; tests send it.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
