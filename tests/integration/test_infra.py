@@ -104,7 +104,7 @@ def runs_of(state: Path) -> list[int]:
 
 
 @both
-def test_up_status_down(infra: Run, state: Path, mode: str) -> None:
+def test_up_status_down(infra: Run, state: Path, mode: str, wait_until: Wait) -> None:
     assert infra("status").returncode == 1
     first = infra("up", "--infra", mode)
     assert first.returncode == 0, first.stderr
@@ -127,7 +127,8 @@ def test_up_status_down(infra: Run, state: Path, mode: str) -> None:
 
     assert infra("down").stdout == "stopped\n"
     assert not (state / "infra.json").exists()
-    assert not any(lives(pid) for pid in [written["pid"], *written["pids"].values()])
+    assert not any(lives(pid) for pid in written["pids"].values())
+    wait_until(lambda: not lives(written["pid"]), 10, "the end of the process that ran them")
     assert infra("down").stdout.startswith("nothing was running")
 
 
