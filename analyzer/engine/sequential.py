@@ -61,7 +61,7 @@ def contrasts(arms: Moments, control: int, *, alpha: float = 0.05, tau: float = 
 
 
 def ready(raw: Moments, weighted: Moments, *, least_units: float = 30, least_outcomes: float = 20) -> NDArray[np.bool_]:
-    """Whether a variant has enough for the normal limit to hold, (…, k): effective units, outcomes and their absence."""
+    """Whether a variant has enough for the normal limit: effective units, outcomes and impressions without, (…, k)."""
     return (
         (effective_units(weighted) >= least_units)
         & (raw.c >= least_outcomes)
