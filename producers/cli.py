@@ -19,6 +19,7 @@ from producers.pacing import parse_speed
 from producers.replay import OUTCOMES
 from producers.service import ReplayOptions
 from producers.service import replay as run_replay
+from producers.service import truth as run_truth
 from sluice.domain.experiment import Experiment, load_experiments
 from sluice.errors import ConfigError
 from sluice.settings import Settings
@@ -59,12 +60,17 @@ def bundled_experiments() -> tuple[Experiment, ...]:
 @click.option("--name", default="", help="Keeps the checkpoint apart from other replays with the same options.")
 @click.option("--restart", is_flag=True, help="Ignore the checkpoint of an earlier run with the same options.")
 @click.option("--click-from", type=float, default=4.0, show_default=True, help="Ratings from here on are clicks.")
+@click.option(
+    "--truth",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Send nothing; write what every variant would have earned on every slate to this Parquet file.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as one JSON object.")
 def replay(
     data: str | None, columns: str | None, files: tuple[Path, ...], speed: str, start: str | None, end: str | None,
     limit: int | None, seed: int, slate_size: int, top_k: int, click_from: float, delay: str, outcomes: str,
     disorder: float, duplicates: float, late: float, max_lag: int | None, final_heartbeat: bool, name: str,
-    restart: bool, as_json: bool,
+    restart: bool, truth: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Replay a ratings log as impressions and clicks.
 
@@ -80,6 +86,14 @@ def replay(
         name=name, restart=restart,
     )  # fmt: skip
     experiments = _experiments(files)
+    if truth is not None:
+        with _progress_bar(quiet=as_json) as progress:
+            written = run_truth(
+                Settings.load(), experiments[0], options, truth, notice=lambda line: click.echo(line, err=True),
+                progress=progress,
+            )  # fmt: skip
+        click.echo(json.dumps(written) if as_json else f"{written['slates']:,} slates → {truth}")
+        return
     with _stop_on_signal() as stop, _progress_bar(quiet=as_json) as progress:
         summary = run_replay(
             Settings.load(), experiments, options, stop=stop, notice=lambda line: click.echo(line, err=True),

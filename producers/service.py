@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -24,6 +25,7 @@ from producers.slates import base36, cut_slates
 from producers.sources import Notice, find_data, read_ratings
 from producers.synthetic import SyntheticSlates, parse_synthetic
 from producers.totals import Totals
+from producers.truth import write_truth
 from router import build, make_ranker
 from sluice.adapters import catalogue
 from sluice.adapters.checkpoints import ReplayCheckpoint, ReplayStore
@@ -35,7 +37,7 @@ from sluice.errors import ConfigError
 from sluice.names import CLICKS, IMPRESSIONS, Keys
 from sluice.settings import Settings
 
-__all__ = ["ReplayOptions", "candidates_of", "replay"]
+__all__ = ["ReplayOptions", "candidates_of", "replay", "truth"]
 
 log = logging.getLogger(__name__)
 
@@ -122,6 +124,24 @@ def replay(
     client.close()
     seconds = time.monotonic() - began_s
     return _summary(candidates, experiments[0], totals, emitter, seconds, done, resume)
+
+
+def truth(
+    settings: Settings,
+    experiment: Experiment,
+    options: ReplayOptions,
+    path: Path,
+    *,
+    notice: Notice,
+    progress: Callable[[int, int, int], None] = lambda first, next_, last: None,
+) -> dict[str, object]:
+    """Write what each variant would have earned on each slate to `path`; nothing is sent. Raises ConfigError."""
+    candidates = candidates_of(options, experiment, notice)
+    plan = _plan(settings, options, candidates)
+    return write_truth(
+        path, candidates, [variant.name for variant in experiment.variants],
+        first=plan.first, stop=plan.stop, liked_milli=plan.liked_milli, progress=progress,
+    )  # fmt: skip
 
 
 class _Run:
