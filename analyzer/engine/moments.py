@@ -17,6 +17,9 @@ __all__ = ["Floats", "Moments", "effective_units", "inverse_propensity", "moment
 
 Floats: TypeAlias = NDArray[np.float64]
 
+LARGEST = 1e40
+"""Beyond it squares of squares leave the range of doubles; no stream counts so far"""
+
 
 class Moments(NamedTuple):
     """Six arrays of one shape, (…, k): the last axis are variants, the others experiments, runs or allocations.
@@ -51,8 +54,8 @@ def moments(
 ) -> Moments:  # fmt: skip
     """Unweighted sums, broadcast to one shape and checked. Without squares: one impression a unit, independent clicks.
 
-    Raises ValueError that names the argument when a sum is negative, not finite, or cannot come from units (c may
-    exceed n: an outcome with a value). Reason of the squares' bounds: Cauchy's inequality.
+    Raises ValueError that names the argument when a sum is negative, not finite, beyond 1e40, or cannot come from units
+    (c may exceed n, or be negative: an outcome with a value). Reason of the squares' bounds: Cauchy's inequality.
     """
     given = {"units": units, "n": n, "c": c}
     given |= {"nn": n if nn is None else nn, "cc": c if cc is None else cc, "nc": c if nc is None else nc}
@@ -60,18 +63,21 @@ def moments(
         zip(given, np.broadcast_arrays(*(np.asarray(v, dtype=np.float64) for v in given.values())), strict=True)
     )
     for name, values in parts.items():
-        if not np.isfinite(values).all():
-            raise ValueError(f"{name}: must be finite, got {values.tolist()}")
+        if not (np.abs(values) <= LARGEST).all():
+            raise ValueError(f"{name}: must be finite, at most 1e40, got {values.tolist()}")
         if name not in ("c", "nc") and (values < 0).any():
             raise ValueError(f"{name}: must be ≥ 0, got {values.tolist()}")
+        if name in ("n", "nn") and ((values > 0) & (values < 1 / LARGEST)).any():
+            raise ValueError(f"{name}: must be 0 or at least 1e-40, got {values.tolist()}")
+    found = Moments(**parts)
     slack = 1 + 1e-9
-    if ((parts["n"] > 0) != (parts["units"] > 0)).any() or (
-        parts["n"] ** 2 > parts["units"] * parts["nn"] * slack
-    ).any():
+    if ((found.n > 0) != (found.units > 0)).any() or (found.n**2 > found.units * found.nn * slack).any():
         raise ValueError("nn: no such units have these impressions: Σn² ≥ (Σn)²/G does not hold")
-    if (parts["c"] ** 2 > parts["units"] * parts["cc"] * slack).any():
+    if (found.c**2 > found.units * found.cc * slack).any():
         raise ValueError("cc: no such units have these outcomes: Σc² ≥ (Σc)²/G does not hold")
-    return Moments(**parts)
+    if (found.nc**2 > found.nn * found.cc * slack).any():
+        raise ValueError("nc: no such units have these impressions and outcomes: Σn²·Σc² ≥ (Σnc)² does not hold")
+    return found
 
 
 def inverse_propensity(cells: Moments, percent: ArrayLike) -> Moments:
@@ -99,12 +105,49 @@ def variance(arms: Moments) -> Floats:
 
     Source: delta method of a ratio (Deng, Knoblich, Lu 2018), in weighted form.
     """
-    enough = arms.units > 1
-    r = rate(arms)
-    squares = np.maximum(arms.cc - 2 * r * arms.nc + r * r * arms.nn, 0.0)
+    enough = (arms.units > 1) & (arms.n > 0)
     g = np.where(enough, arms.units, 2.0)
     n = np.where(arms.n > 0, arms.n, 1.0)
-    return np.where(enough, g / (g - 1) * squares / (n * n), np.nan)
+    return np.where(enough, g / (g - 1) * _residual_squares(arms, n) / (n * n), np.nan)
+
+
+def _residual_squares(arms: Moments, n: Floats) -> Floats:
+    """Σw²(c − Rn)² = Σw²c² − 2RΣw²nc + R²Σw²n², ≥ 0, with R = Σwc / n.
+
+    Where outcomes are nearly in proportion to impressions (rates near 1, values far from 0) the three terms cancel, and
+    doubles would lose every digit. So R and the products carry their rounding errors along, in a second double.
+    Source: Dekker 1971 (exact product), Knuth 1969 (exact sum).
+    """
+    r = arms.c / n
+    shown, lost = _product(r, n)
+    r_rest = ((arms.c - shown) - lost) / n
+    square, square_rest = _product(r, r)
+    third, third_rest = _product(square, arms.nn)
+    second, second_rest = _product(2 * r, arms.nc)
+    total, total_rest = _sum(arms.cc, third)
+    total, last_rest = _sum(total, -second)
+    rest = total_rest + last_rest + third_rest - second_rest + square_rest * arms.nn
+    return np.maximum(total + (rest + 2 * r_rest * (r * arms.nn - arms.nc)), 0.0)
+
+
+def _product(a: Floats, b: Floats) -> tuple[Floats, Floats]:
+    """a·b as a double and what rounding lost."""
+    product = a * b
+    (a_high, a_low), (b_high, b_low) = _halves(a), _halves(b)
+    return product, ((a_high * b_high - product) + a_high * b_low + a_low * b_high) + a_low * b_low
+
+
+def _halves(a: Floats) -> tuple[Floats, Floats]:
+    wide = 134217729.0 * a  # 2^27 + 1
+    high = wide - (wide - a)
+    return high, a - high
+
+
+def _sum(a: Floats, b: Floats) -> tuple[Floats, Floats]:
+    """a + b as a double and what rounding lost."""
+    total = a + b
+    other = total - a
+    return total, (a - (total - other)) + (b - other)
 
 
 def effective_units(arms: Moments) -> Floats:
