@@ -20,10 +20,14 @@ from sluice.errors import InvalidEvent
 SCHEMA_VERSION = 1
 MAX_EVENT_BYTES = 65_536
 """A larger record is malformed before it is parsed."""
+MAX_ASSIGNMENTS = 32
+"""Of one impression"""
 VALUE_SCALE = 1000
 """Values of outcomes travel as integers of thousandths: sums of floats would depend on their order."""
 
 Name: TypeAlias = Annotated[str, Meta(min_length=1, max_length=64)]
+# With room for a segment: experiment, attribute and value (`sluice.domain.segments`).
+CountedName: TypeAlias = Annotated[str, Meta(min_length=1, max_length=160)]
 Id: TypeAlias = Annotated[str, Meta(min_length=1, max_length=128)]
 # Up to the year 2286; more is a unit mistake (micro- or nanoseconds).
 TimeMs: TypeAlias = Annotated[int, Meta(ge=0, le=9_999_999_999_999)]
@@ -40,7 +44,7 @@ class Assignment(Struct, frozen=True, array_like=True, gc=False):
     a slate unit is identified by (user, unit, event time).
     """
 
-    experiment: Name
+    experiment: CountedName
     variant: Name
     allocation: Annotated[str, Meta(max_length=1024)]
     unit: Id
@@ -55,7 +59,7 @@ class ImpressionShown(Struct, frozen=True, kw_only=True, tag_field="type", tag="
     user_id: Id
     item_id: Id
     at_ms: TimeMs
-    assignments: Annotated[tuple[Assignment, ...], Meta(max_length=32)]
+    assignments: Annotated[tuple[Assignment, ...], Meta(max_length=MAX_ASSIGNMENTS)]
     slate_id: Annotated[str, Meta(max_length=128)] = ""
     position: int = 0
     v: int = SCHEMA_VERSION

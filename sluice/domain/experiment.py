@@ -15,6 +15,7 @@ import yaml
 from msgspec import Meta, Struct
 
 from sluice.domain.events import UnitKind
+from sluice.domain.segments import MAX_KEY
 from sluice.errors import ConfigError
 
 __all__ = [
@@ -55,6 +56,8 @@ class Bandit(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Units every variant needs before traffic moves away from the starting allocation."""
     min_change: Annotated[int, Meta(ge=1, le=50)] = 2
     """Percentage points by which some share must change before a new allocation is published."""
+    reserve: Annotated[float, Meta(ge=0, le=0.5)] = 0.0
+    """Share of units that the bandit never reaches: they are drawn uniformly, for an honest comparison beside it."""
 
 
 class Stopping(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -80,6 +83,8 @@ class Experiment(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Changes every unit's place; defaults to the name."""
     seed: Annotated[int, Meta(ge=0, le=2**63 - 1)] = 0
     assignment_ttl_s: Annotated[int, Meta(ge=1, le=MAX_TTL_S)] = 30 * 24 * 3600
+    segments: Annotated[tuple[str, ...], Meta(max_length=4)] = ()
+    """Attributes of requests by whose values the counts are also kept apart (`sluice.domain.segments`)."""
     bandit: Bandit = Bandit()
     stopping: Stopping = Stopping()
 
@@ -88,6 +93,11 @@ class Experiment(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         """Variant → whole percents before the first decision; equal shares unless the variants name theirs."""
         if all(variant.share is not None for variant in self.variants):
             return {variant.name: variant.share or 0 for variant in self.variants}
+        return self.uniform_allocation
+
+    @property
+    def uniform_allocation(self) -> dict[str, int]:
+        """Variant → equal whole percents; where they do not divide 100, earlier variants get one more."""
         base, rest = divmod(100, len(self.variants))
         return {variant.name: base + (index < rest) for index, variant in enumerate(self.variants)}
 
@@ -219,4 +229,16 @@ def _checked(experiment: Experiment, label: str) -> Experiment:
             )
     if experiment.bandit.floor * len(names) > 1:
         raise ConfigError(f"{label}: bandit.floor: {experiment.bandit.floor}: allowed is at most 1/{len(names)}")
+    _check_segments(experiment, label)
     return experiment
+
+
+def _check_segments(experiment: Experiment, label: str) -> None:
+    for index, key in enumerate(experiment.segments):
+        if not _NAME.match(key) or len(key) > MAX_KEY:
+            raise ConfigError(
+                f"{label}: segments[{index}]: {key!r}: allowed are 1 to {MAX_KEY} of A-Z a-z 0-9 _ . - , "
+                "a letter or digit first"
+            )
+        if key in experiment.segments[:index]:
+            raise ConfigError(f"{label}: segments[{index}]: {key!r} is used twice")

@@ -46,6 +46,13 @@ TWO = "variants: [{name: a}, {name: b}]"
             "name: x\nvariants: [{name: a, share: 0}, {name: b, share: 100}]",
             "variants[0].share: 0: allowed are 1 to 100",
         ),
+        (f"name: x\nbandit: {{reserve: 0.6}}\n{TWO}", "bandit.reserve: 0.6: Expected `float` <= 0.5"),
+        (f"name: x\nbandit: {{reserve: .nan}}\n{TWO}", "bandit.reserve: nan: Expected `float`"),
+        (f"name: x@k=v\n{TWO}", "name: 'x@k=v': allowed are 1 to 64 of"),
+        (f"name: x\nsegments: [a, b, c, d, e]\n{TWO}", "Expected `array` of length <= 4"),
+        (f"name: x\nsegments: [a, a]\n{TWO}", "segments[1]: 'a' is used twice"),
+        (f"name: x\nsegments: ['a=b']\n{TWO}", "segments[0]: 'a=b': allowed are 1 to 40 of"),
+        (f"name: x\nsegments: [{'k' * 41}]\n{TWO}", "allowed are 1 to 40 of"),
     ],
 )
 def test_a_mistake_is_one_line(text: str, said: str) -> None:
@@ -58,6 +65,7 @@ def test_a_mistake_is_one_line(text: str, said: str) -> None:
 
 def test_what_a_file_may_say_survives_the_topic() -> None:
     """No value that is valid in YAML is lost on the way through JSON."""
-    text = f"name: x\nseed: 9223372036854775807\nbandit: {{prior: [1.0e-300, 1.0e+12], floor: 0}}\n{TWO}"
+    bandit = "bandit: {prior: [1.0e-300, 1.0e+12], floor: 0, reserve: 0.5}"
+    text = f"name: x\nseed: 9223372036854775807\n{bandit}\nsegments: [age]\n{TWO}"
     (experiment,) = load_experiments(text, "file.yaml")
     assert load_experiment(msgspec.json.encode(experiment)) == experiment
