@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Sequence
 
-from analyzer.engine import Previous, Snapshot, decide
+from analyzer.engine import Case, Previous, decide_many
 from analyzer.journal import Journal
 from analyzer.totals import Totals, parse_snapshot
 from sluice.adapters import catalogue
@@ -99,8 +99,7 @@ class Analyzer:
                     self._caught_up = True
                     self._resume(journal)
                     self.ready.set()
-                for name in sorted(self._changed):
-                    self._consider(name, journal)
+                self._decide(journal)
                 self._store_allocations()
 
     def _resume(self, journal: Journal) -> None:
@@ -188,36 +187,55 @@ class Analyzer:
             self._standby[name] = None
             self._changed.add(name)
 
-    def _consider(self, name: str, journal: Journal) -> None:
-        """Decide on one experiment if its evidence asks for it, else forget that it changed."""
+    def _decide(self, journal: Journal) -> None:
+        """Decide on all experiments whose evidence asks for it, in one go."""
+        cases = [case for name in sorted(self._changed) if (case := self._case(name, journal)) is not None]
+        if not cases:
+            return
+        started = time.perf_counter()
+        decisions = self._decisions(cases)
+        self.longest_ms = max(self.longest_ms, 1000 * (time.perf_counter() - started))
+        for decision in decisions:
+            name = decision.experiment
+            try:
+                journal.append(decision)
+            except KafkaException as error:
+                if name not in self._refused:
+                    self._refused.add(name)
+                    log.error("experiment %s: decision %d cannot be written: %s", name, decision.version, error)
+
+    def _case(self, name: str, journal: Journal) -> Case | None:
+        """What to decide from; None when there is nothing to decide on, or not yet (then it stays changed)."""
         experiment = self._experiments.get(name)
         if experiment is None:
             if name in self._totals.experiments and name not in self._undefined:
                 self._undefined.add(name)
                 log.warning("experiment %s is counted but not defined: no decisions", name)
             self._changed.discard(name)
-            return
+            return None
         if not journal.settled(name):
-            return
+            return None
         last = journal.recall(name)
-        snapshot = self._totals.snapshot(name, experiment.primary)
+        snapshot = self._totals.snapshot(experiment)
         if last is not None and last.evidence == snapshot.cells and last.config_hash == config_hash(experiment):
             self._changed.discard(name)
             if name in self._standby:
                 self._standby[name] = None
-            return
+            return None
         if self._stands_by(name):
-            return
-        decision = self._decide(experiment, snapshot, last)
+            return None
         self._changed.discard(name)
-        if decision is None:
-            return
+        return Case(experiment, snapshot, self._previous(experiment, last))
+
+    def _decisions(self, cases: Sequence[Case]) -> list[DecisionMade]:
         try:
-            journal.append(decision)
-        except KafkaException as error:
-            if name not in self._refused:
-                self._refused.add(name)
-                log.error("experiment %s: decision %d cannot be written: %s", name, decision.version, error)
+            return decide_many(cases)
+        except ValueError as error:
+            if len(cases) == 1:
+                log.error("experiment %s: no decision: %s", cases[0].experiment.name, error)
+                return []
+            # One cannot be decided on: the others must not wait for it.
+            return [decision for case in cases for decision in self._decisions([case])]
 
     def _stands_by(self, name: str) -> bool:
         if name not in self._standby:
@@ -232,16 +250,6 @@ class Analyzer:
         del self._standby[name]
         log.warning("the other analyzer is silent: deciding on %s again", name)
         return False
-
-    def _decide(self, experiment: Experiment, snapshot: Snapshot, last: DecisionMade | None) -> DecisionMade | None:
-        started = time.perf_counter()
-        try:
-            decision = decide(experiment, snapshot, self._previous(experiment, last))
-        except ValueError as error:
-            log.error("experiment %s: no decision: %s", experiment.name, error)
-            return None
-        self.longest_ms = max(self.longest_ms, 1000 * (time.perf_counter() - started))
-        return decision
 
     def _previous(self, experiment: Experiment, last: DecisionMade | None) -> Previous | None:
         if last is not None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import cast
 
-from analyzer.engine import Snapshot, merge_cells
+from analyzer.engine import Snapshot, merge_cells, segment_sums
 from sluice.domain.events import StatsCell, StatsPublished, decode
+from sluice.domain.experiment import Experiment
+from sluice.domain.segments import parse_segment
 from sluice.errors import InvalidEvent
 
 __all__ = ["Totals", "parse_snapshot"]
@@ -57,19 +59,32 @@ class Totals:
             after[cell.experiment] = (*after.get(cell.experiment, ()), cell)
         self._latest[snapshot.partition] = snapshot
         self._cells[snapshot.partition] = after
-        return {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
+        changed = {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
+        return {name for name in changed if parse_segment(name) is None}
 
     @property
     def experiments(self) -> set[str]:
-        """Every experiment that something was counted for, defined or not."""
-        return {name for cells in self._cells.values() for name in cells}
+        """Every experiment that something was counted for, defined or not; segments are parts of theirs."""
+        return {name for cells in self._cells.values() for name in cells if parse_segment(name) is None}
 
-    def snapshot(self, experiment: str, outcome: str) -> Snapshot:
+    def snapshot(self, experiment: Experiment) -> Snapshot:
         """The evidence of one experiment over all partitions; empty when nothing was counted for it."""
-        cells = merge_cells(self._of(experiment), experiment, outcome)
+        outcomes = (experiment.primary, *(guardrail.outcome for guardrail in experiment.guardrails))
+        cells = merge_cells(self._of(experiment.name), experiment.name, *outcomes)
         offsets = {p: (held.impressions_offset, held.clicks_offset) for p, held in self._latest.items()}
         at_ms = max((held.at_ms for held in self._latest.values()), default=-1)
-        return Snapshot(cells, offsets, at_ms)
+        return Snapshot(cells, offsets, at_ms, segment_sums(experiment, self._segments(experiment)))
+
+    def _segments(self, experiment: Experiment) -> dict[tuple[str, str], list[StatsCell]]:
+        """(key, value) → cells of that segment, for the keys that the experiment names."""
+        found: dict[tuple[str, str], list[StatsCell]] = {}
+        if experiment.segments:
+            for partition in self._cells.values():
+                for name, cells in partition.items():
+                    segment = parse_segment(name)
+                    if segment and segment.experiment == experiment.name and segment.key in experiment.segments:
+                        found.setdefault((segment.key, segment.value), []).extend(cells)
+        return found
 
     def _of(self, experiment: str) -> Iterator[StatsCell]:
         for cells in self._cells.values():

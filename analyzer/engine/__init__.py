@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from analyzer.engine.bandit import thompson_shares
 from analyzer.engine.bayes import Comparison, compare, credible_intervals
-from analyzer.engine.decide import Previous, Snapshot, decide, recompute
+from analyzer.engine.decide import Case, Previous, Snapshot, decide, decide_many, recompute
 from analyzer.engine.evidence import ClusteredRate, clustered_rate, merge_cells
 from analyzer.engine.sample_ratio import sample_ratio
+from analyzer.engine.segments import segment_sums
 
 __all__ = [
+    "Case",
     "ClusteredRate",
     "Comparison",
     "Previous",
@@ -20,8 +22,10 @@ __all__ = [
     "compare",
     "credible_intervals",
     "decide",
+    "decide_many",
     "merge_cells",
     "recompute",
     "sample_ratio",
+    "segment_sums",
     "thompson_shares",
 ]

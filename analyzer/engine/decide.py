@@ -5,28 +5,29 @@ Library: msgspec.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import msgspec
 
 from analyzer.engine import reasons
 from analyzer.engine.bandit import moved_enough, thompson_shares
-from analyzer.engine.bayes import compare, credible_intervals
-from analyzer.engine.evidence import ClusteredRate, clustered_rate
+from analyzer.engine.bayes import compare
+from analyzer.engine.evaluate import Evaluation, Problem, evaluate
+from analyzer.engine.guardrails import check_guardrails
 from analyzer.engine.sample_ratio import sample_ratio
-from sluice.domain.events import DecisionMade, StatsCell, VariantResult, Verdict
+from analyzer.engine.segments import compare_segments
+from analyzer.engine.verdict import Finding, conclude
+from sluice.domain.allocation import allocation_key, whole_percents
+from sluice.domain.events import Contrast, DecisionMade, GuardrailResult, SegmentSums, StatsCell, VariantResult
 from sluice.domain.experiment import Experiment, config_hash
-from sluice.domain.statistics import CellStatistics
 from sluice.errors import InvalidEvent
 
-__all__ = ["SAMPLE_RATIO_ALARM", "Previous", "Snapshot", "decide", "recompute"]
-
-SAMPLE_RATIO_ALARM = 0.0005
-"""Below this p-value the evidence is called invalid: rare enough to be looked at often (Fabijan et al. 2019)."""
+__all__ = ["Case", "Previous", "Snapshot", "decide", "decide_many", "recompute"]
 
 DIGITS = 12
-"""Decimals of published probabilities: the last bits of a double differ between processors, a record must not."""
+"""Decimals of published figures: the last bits of a double differ between processors, a record must not."""
 
 
 class Snapshot(NamedTuple):
@@ -36,6 +37,7 @@ class Snapshot(NamedTuple):
     offsets: Mapping[int, tuple[int, int]]
     """Partition → (impressions offset, clicks offset), exclusive"""
     at_ms: int
+    segments: tuple[SegmentSums, ...] = ()
 
 
 class Previous(NamedTuple):
@@ -47,47 +49,28 @@ class Previous(NamedTuple):
     allocation_version: int
 
 
-def decide(experiment: Experiment, snapshot: Snapshot, previous: Previous | None = None) -> DecisionMade:
-    """The decision that follows from the evidence. Equal arguments give equal bytes.
+class Case(NamedTuple):
+    """One experiment to decide on."""
 
-    Traffic follows `experiment.bandit`: the starting allocation until every variant has `min_units`, then Thompson
-    shares; it stays where it is while the evidence is `invalid`. Raises ValueError when a cell's sums are impossible.
+    experiment: Experiment
+    snapshot: Snapshot
+    previous: Previous | None = None
+
+
+def decide(experiment: Experiment, snapshot: Snapshot, previous: Previous | None = None) -> DecisionMade:
+    """The decision that follows from the evidence; equal arguments give equal bytes. See `decide_many`."""
+    return decide_many([Case(experiment, snapshot, previous)])[0]
+
+
+def decide_many(cases: Sequence[Case]) -> list[DecisionMade]:
+    """One decision a case, in order; the others of the batch change nothing about it.
+
+    Traffic follows `experiment.bandit`: the starting allocation until every variant has enough, then the policy's
+    shares; it stays where it is while the evidence is `invalid`, and a variant whose guardrail is breached gets none.
+    Raises ValueError when a cell's sums are impossible.
     """
-    before = previous or Previous(0, {}, 0)
-    names = [variant.name for variant in experiment.variants]
-    control = experiment.control or names[0]
-    totals = {name: CellStatistics() for name in names}
-    unknown: dict[str, int] = {}
-    for cell in snapshot.cells:
-        if cell.variant in totals:
-            totals[cell.variant] += cell.statistics
-        else:
-            unknown[cell.variant] = unknown.get(cell.variant, 0) + cell.statistics.impressions
-    rates = [clustered_rate(totals[name], experiment.primary) for name in names]
-    results = _results(experiment, rates)
-    ratio = sample_ratio(snapshot.cells)
-    ratio = None if ratio is None else round(ratio, DIGITS)
-    verdict = _verdict(experiment, control, results, ratio)
-    allocation = _allocation(experiment, results, verdict, before.allocation)
-    moved = allocation != (before.allocation or experiment.starting_allocation)
-    return DecisionMade(
-        experiment=experiment.name,
-        version=before.version + 1,
-        at_ms=snapshot.at_ms,
-        offsets={str(partition): snapshot.offsets[partition] for partition in sorted(snapshot.offsets)},
-        config_hash=config_hash(experiment),
-        config=msgspec.to_builtins(experiment),
-        seed=experiment.seed,
-        evidence=snapshot.cells,
-        results=results,
-        sample_ratio_p=ratio,
-        allocation=allocation,
-        allocation_version=before.allocation_version + moved,
-        previous_allocation=dict(before.allocation),
-        previous_allocation_version=before.allocation_version,
-        verdict=verdict,
-        reasons=reasons.explain(experiment, control, results, ratio, verdict, allocation, before.allocation, unknown),
-    )
+    found = evaluate([Problem(case.experiment, case.snapshot.cells) for case in cases])
+    return [_decision(case, figures) for case, figures in zip(cases, found, strict=True)]
 
 
 def recompute(recorded: DecisionMade) -> DecisionMade:
@@ -99,68 +82,185 @@ def recompute(recorded: DecisionMade) -> DecisionMade:
         raise InvalidEvent(f"decision {recorded.version} of {recorded.experiment}: {error}") from error
     return decide(
         experiment,
-        Snapshot(recorded.evidence, offsets, recorded.at_ms),
+        Snapshot(recorded.evidence, offsets, recorded.at_ms, recorded.segment_evidence),
         Previous(recorded.version - 1, recorded.previous_allocation, recorded.previous_allocation_version),
     )
 
 
-def _results(experiment: Experiment, rates: list[ClusteredRate]) -> tuple[VariantResult, ...]:
-    successes, failures = experiment.bandit.prior
-    alpha = [successes + rate.outcomes / rate.design_effect for rate in rates]
-    # An outcome may be counted more often than shown (a valued one); the verdict then says so.
-    beta = [failures + max(0, rate.impressions - rate.outcomes) / rate.design_effect for rate in rates]
-    compared = compare(alpha, beta)
-    intervals = credible_intervals(alpha, beta)
+def _decision(case: Case, figures: Evaluation) -> DecisionMade:
+    experiment, snapshot, before = case.experiment, case.snapshot, case.previous or Previous(0, {}, 0)
+    results = _results(experiment, figures)
+    short = _short(experiment, figures)
+    once = always = sample_ratio(snapshot.cells)
+    checked = check_guardrails(experiment, snapshot.cells, DIGITS)
+    segments = compare_segments(experiment, snapshot.segments, DIGITS)
+    finding = conclude(experiment, results, tuple(short), always, checked)
+    allocation = _allocation(experiment, figures, finding, checked, before.allocation)
+    told = reasons.Figures(
+        results=results,
+        finding=finding,
+        short=short,
+        sample_ratio_p=always,
+        guardrails=checked,
+        segments=segments,
+        allocation=allocation,
+        before=before.allocation,
+        unknown=_unknown(experiment, snapshot.cells),
+        moved={},
+        notes=(),
+    )
+    return DecisionMade(
+        experiment=experiment.name,
+        version=before.version + 1,
+        at_ms=snapshot.at_ms,
+        offsets={str(partition): snapshot.offsets[partition] for partition in sorted(snapshot.offsets)},
+        config_hash=config_hash(experiment),
+        config=msgspec.to_builtins(experiment),
+        seed=experiment.seed,
+        evidence=snapshot.cells,
+        results=results,
+        sample_ratio_p=_rounded(once),
+        sample_ratio_always_valid_p=_rounded(always),
+        allocation=allocation,
+        allocation_version=before.allocation_version
+        + (allocation != (before.allocation or experiment.starting_allocation)),
+        previous_allocation=dict(before.allocation),
+        previous_allocation_version=before.allocation_version,
+        verdict=finding.verdict,
+        reasons=reasons.explain(experiment, told),
+        guardrails=checked,
+        uniform=_uniform(experiment, snapshot.cells),
+        segment_evidence=snapshot.segments,
+        segments=segments,
+    )
+
+
+def _results(experiment: Experiment, figures: Evaluation) -> tuple[VariantResult, ...]:
+    beta = experiment.measure == "rate"
+    enough = bool(figures.ready.all())
     return tuple(
         VariantResult(
             variant=variant.name,
-            units=rate.units,
-            impressions=rate.impressions,
-            outcomes=rate.outcomes,
-            rate=round(rate.rate, DIGITS),
-            alpha=_significant(alpha[i]),
-            beta=_significant(beta[i]),
-            design_effect=_significant(rate.design_effect),
-            effective_impressions=_significant(rate.effective_impressions),
-            interval=(round(float(intervals[i, 0]), DIGITS), round(float(intervals[i, 1]), DIGITS)),
-            p_best=round(float(compared.p_best[i]), DIGITS),
-            expected_loss=round(float(compared.expected_loss[i]), DIGITS),
+            units=int(figures.totals.units[i]),
+            impressions=int(figures.totals.n[i]),
+            outcomes=int(figures.outcomes[i]),
+            rate=round(float(figures.rate[i]), DIGITS),
+            alpha=_significant(figures.posterior[0][i]) if beta else None,
+            beta=_significant(figures.posterior[1][i]) if beta else None,
+            design_effect=_significant(figures.design_effect[i]),
+            effective_impressions=_significant(figures.totals.n[i] / figures.design_effect[i]),
+            interval=_interval(*figures.interval[i]) or (0.0, 0.0),
+            p_best=round(float(figures.p_best[i]), DIGITS),
+            expected_loss=round(float(figures.expected_loss[i]), DIGITS),
+            effective_units=_significant(figures.effective_units[i]),
+            weighted_rate=_rounded(figures.weighted_rate[i]),
+            sequence=_interval(figures.sequence.low[i], figures.sequence.high[i]) if enough else None,
+            contrast=_contrast(figures, i) if enough and variant.name != experiment.control_name else None,
         )
-        for i, (variant, rate) in enumerate(zip(experiment.variants, rates, strict=True))
+        for i, variant in enumerate(experiment.variants)
     )
+
+
+def _contrast(figures: Evaluation, i: int) -> Contrast | None:
+    against = figures.contrasts
+    interval = _interval(against.low[i], against.high[i])
+    if interval is None:
+        return None
+    return Contrast(
+        difference=round(float(against.difference[i]), DIGITS),
+        interval=interval,
+        always_valid_p=_significant(against.p[i]),
+        lift=_rounded(figures.lift.estimate[i]),
+        lift_interval=_interval(figures.lift.low[i], figures.lift.high[i]),
+        p_better=round(float(figures.p_better[i]), DIGITS),
+        p_rope=None,
+        fixed_horizon_p=_significant(figures.fixed_horizon_p[i]),
+    )
+
+
+def _short(experiment: Experiment, figures: Evaluation) -> dict[str, str]:
+    """Variants without enough, with what they have of what they need."""
+    rule, found = experiment.stopping, {}
+    for i, variant in enumerate(experiment.variants):
+        if figures.ready[i]:
+            continue
+        units, counted = float(figures.effective_units[i]), int(figures.outcomes[i])
+        other = int(figures.totals.n[i]) - counted
+        if units < rule.least_units:
+            found[variant.name] = f"{units:,.1f} of the {rule.least_units} effective {experiment.unit}s that are needed"
+        elif counted < rule.least_outcomes:
+            found[variant.name] = f"{counted:,} of the {rule.least_outcomes} × {experiment.primary} that are needed"
+        else:
+            found[variant.name] = (
+                f"{other:,} of the {rule.least_outcomes} impressions without {experiment.primary} that are needed"
+            )
+    return found
+
+
+def _unknown(experiment: Experiment, cells: Sequence[StatsCell]) -> dict[str, int]:
+    names = {variant.name for variant in experiment.variants}
+    found: dict[str, int] = {}
+    for cell in cells:
+        if cell.variant not in names:
+            found[cell.variant] = found.get(cell.variant, 0) + cell.statistics.impressions
+    return found
+
+
+def _uniform(experiment: Experiment, cells: Sequence[StatsCell]) -> tuple[VariantResult, ...]:
+    """The comparison on the uniformly drawn units alone: an A/B test inside the bandit."""
+    if not experiment.bandit.reserve:
+        return ()
+    key = allocation_key(whole_percents({variant.name: 1.0 for variant in experiment.variants}))
+    drawn = tuple(cell for cell in cells if cell.allocation == key)
+    return _results(experiment, evaluate([Problem(experiment, drawn)])[0])
+
+
+def _allocation(
+    experiment: Experiment,
+    figures: Evaluation,
+    finding: Finding,
+    guardrails: Sequence[GuardrailResult],
+    before: Mapping[str, int],
+) -> dict[str, int]:
+    start = experiment.starting_allocation
+    kept = dict(before) if before.keys() == start.keys() else start
+    rule = experiment.bandit
+    if finding.verdict == "invalid":
+        return kept
+    if not figures.ready.all():
+        return start
+    breached = {found.variant for found in guardrails if found.status == "breached"}
+    left = [i for i, name in enumerate(start) if name not in breached]
+    if rule.policy == "fixed":
+        wanted = (
+            start if not breached else whole_percents({name: start[name] for name in start if name not in breached})
+        )
+    else:
+        shares = policy_shares(experiment, figures, left)
+        names = [name for name in start if name not in breached]
+        wanted = thompson_shares(dict(zip(names, shares, strict=True)), min(rule.floor, 1 / len(names)))
+    wanted = dict.fromkeys(start, 0) | wanted
+    # A variant comes and goes at once; other moves must be worth a new allocation.
+    same = breached == {name for name, share in kept.items() if not share}
+    return kept if same and rule.policy != "fixed" and not moved_enough(wanted, kept, rule.min_change) else wanted
+
+
+def policy_shares(experiment: Experiment, figures: Evaluation, left: list[int]) -> list[float]:
+    """Shares of the variants `left`, before floors and whole percents."""
+    first, second = figures.posterior
+    return [max(0.0, p) for p in compare(first[left], second[left]).p_best.tolist()]
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None or not math.isfinite(value) else round(float(value), DIGITS)
 
 
 def _significant(value: float) -> float:
     return float(f"{value:.12g}")
 
 
-def _verdict(experiment: Experiment, control: str, results: tuple[VariantResult, ...], ratio: float | None) -> Verdict:
-    if not any(result.impressions for result in results):
-        return "no-traffic"
-    if any(result.outcomes > result.impressions for result in results):
-        return "invalid"
-    if ratio is not None and ratio < SAMPLE_RATIO_ALARM:
-        return "invalid"
-    rule = experiment.stopping
-    if min(result.units for result in results) < rule.min_units:
-        return "insufficient-data"
-    best = reasons.leader(results)
-    if best.p_best < rule.p_best or best.expected_loss > rule.expected_loss:
-        return "continue"
-    return "stop" if best.variant == control else "ship"
-
-
-def _allocation(
-    experiment: Experiment, results: tuple[VariantResult, ...], verdict: Verdict, before: Mapping[str, int]
-) -> dict[str, int]:
-    start = experiment.starting_allocation
-    kept = dict(before) if before.keys() == start.keys() else start
-    rule = experiment.bandit
-    if rule.policy == "fixed":
-        return start
-    if verdict == "invalid":
-        return kept
-    if min(result.units for result in results) < rule.min_units:
-        return start
-    wanted = thompson_shares({result.variant: result.p_best for result in results}, rule.floor)
-    return wanted if moved_enough(wanted, kept, rule.min_change) else kept
+def _interval(low: float, high: float) -> tuple[float, float] | None:
+    """None where an end is not finite: nothing is known yet."""
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return None
+    return round(float(low), DIGITS), round(float(high), DIGITS)

@@ -78,8 +78,8 @@ def clustered_rate(cell: CellStatistics, outcome: str) -> ClusteredRate:
     return ClusteredRate(units, n, c, c / n, variance, effective_units, design_effect, n / design_effect)
 
 
-def merge_cells(cells: Iterable[StatsCell], experiment: str, outcome: str) -> tuple[StatsCell, ...]:
-    """The cells of `experiment` summed over partitions, only `outcome`, in order of (variant, allocation).
+def merge_cells(cells: Iterable[StatsCell], experiment: str, *outcomes: str) -> tuple[StatsCell, ...]:
+    """The cells of `experiment` summed over partitions, only `outcomes`, in order of (variant, allocation).
 
     The same counts give the same tuple whatever the order of `cells`. Cells without impressions are left out.
     """
@@ -94,7 +94,10 @@ def merge_cells(cells: Iterable[StatsCell], experiment: str, outcome: str) -> tu
             variant=variant,
             allocation=allocation,
             statistics=CellStatistics(
-                total.units, total.impressions, total.impressions_squared, {outcome: total.outcome(outcome)}
+                total.units,
+                total.impressions,
+                total.impressions_squared,
+                {name: total.outcome(name) for name in outcomes},
             ),
         )
         for (variant, allocation), total in sorted(sums.items(), key=lambda item: item[0])

@@ -2,37 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
-from sluice.domain.events import VariantResult, Verdict
+from analyzer.engine.verdict import SAMPLE_RATIO_ALARM, Finding, leader
+from sluice.domain.events import GuardrailResult, SegmentResult, VariantResult
 from sluice.domain.experiment import Experiment
 
-__all__ = ["explain", "leader", "percent"]
+__all__ = ["Figures", "explain", "percent"]
 
-MOST_UNKNOWN = 5
-"""Variants that the experiment does not have, named at most."""
-
-
-def leader(results: Sequence[VariantResult]) -> VariantResult:
-    """The variant most probably the best; of equals the first."""
-    return max(results, key=lambda result: result.p_best)
+MOST_NAMED = 5
+"""Of a list that the log may make as long as it likes"""
 
 
-def explain(
-    experiment: Experiment,
-    control: str,
-    results: Sequence[VariantResult],
-    sample_ratio_p: float | None,
-    verdict: Verdict,
-    allocation: Mapping[str, int],
-    before: Mapping[str, int],
-    unknown: Mapping[str, int],
-) -> tuple[str, ...]:
+class Figures(NamedTuple):
+    """What the reasons are told from."""
+
+    results: Sequence[VariantResult]
+    finding: Finding
+    short: Mapping[str, str]
+    """Variant → what it has of what it needs, for those that have not enough"""
+    sample_ratio_p: float | None
+    guardrails: Sequence[GuardrailResult]
+    segments: Sequence[SegmentResult]
+    allocation: Mapping[str, int]
+    before: Mapping[str, int]
+    unknown: Mapping[str, int]
+    """Variant that the experiment does not have → its impressions"""
+    moved: Mapping[str, tuple[int, int]]
+    """Variant → units that were seen under it after another one, and their impressions"""
+    notes: Sequence[str]
+    """Sentences of the parts: delay, drift, convergence"""
+
+
+def explain(experiment: Experiment, figures: Figures) -> tuple[str, ...]:
     """Sentences, the most important first: why this verdict, how sure, where the traffic goes, what to be wary of."""
-    lines = [_verdict(experiment, control, results, sample_ratio_p, verdict)]
-    if verdict in ("insufficient-data", "continue", "ship", "stop"):
-        lines.append(_standing(experiment, control, results))
-    lines.append(_traffic(experiment, results, verdict, allocation, before))
+    results, finding = figures.results, figures.finding
+    lines = [_verdict(experiment, figures)]
+    if finding.verdict not in ("no-traffic", "invalid"):
+        lines.append(_standing(experiment, results))
+    lines += _guardrails(figures.guardrails)
+    lines.append(_traffic(experiment, figures))
+    lines += figures.notes
     clustered = max(results, key=lambda result: result.design_effect)
     if clustered.design_effect >= 1.1 and clustered.impressions:
         lines.append(
@@ -40,20 +51,21 @@ def explain(
             f"{clustered.variant} tell as much as {clustered.effective_impressions:,.0f} independent ones "
             f"(design effect {clustered.design_effect:.2f})."
         )
-    if verdict != "invalid" and sample_ratio_p is not None:
+    if finding.because != "sample-ratio" and figures.sample_ratio_p is not None:
         lines.append(
-            f"The {experiment.unit}s arrived in the proportions the allocations promised (p = {sample_ratio_p:.3g})."
+            f"The {experiment.unit}s arrived in the proportions the allocations promised "
+            f"(always-valid p = {figures.sample_ratio_p:.3g})."
         )
-    if unknown:
-        lines.append(f"Counted but not part of the experiment, and left out: {_listed(unknown)}.")
+    if figures.moved:
+        named = [f"{name} {units:,} ({shown:,} impressions)" for name, (units, shown) in sorted(figures.moved.items())]
+        lines.append(
+            f"Units that came back under another variant stay with their first one, and what they saw then is left "
+            f"out: {', '.join(named[:MOST_NAMED])}."
+        )
+    lines += _segments(figures.segments)
+    if figures.unknown:
+        lines.append(f"Counted but not part of the experiment, and left out: {_listed(figures.unknown)}.")
     return tuple(lines)
-
-
-def _listed(unknown: Mapping[str, int]) -> str:
-    # Names come from the log, which may hold any number of them.
-    largest = sorted(unknown.items(), key=lambda item: (-item[1], item[0]))
-    shown = [f"{name} ({count:,} impressions)" for name, count in largest[:MOST_UNKNOWN]]
-    return ", ".join(shown) + (f" and {len(largest) - len(shown):,} more" if len(largest) > len(shown) else "")
 
 
 def percent(rate: float) -> str:
@@ -64,97 +76,200 @@ def percent(rate: float) -> str:
     return f"{value:.3g} %" if value < 1 else f"{value:.1f} %"
 
 
+def _listed(unknown: Mapping[str, int]) -> str:
+    largest = sorted(unknown.items(), key=lambda item: (-item[1], item[0]))
+    shown = [f"{name} ({count:,} impressions)" for name, count in largest[:MOST_NAMED]]
+    return ", ".join(shown) + (f" and {len(largest) - len(shown):,} more" if len(largest) > len(shown) else "")
+
+
 def _sure(probability: float) -> str:
     # Never "100 %": a posterior is not proof, and the last digits are rounded away in the record.
     return "above 99.99 %" if probability >= 0.9999 else f"of {100 * probability:.4g} %"
 
 
-def _points(rate: float) -> str:
-    value = 100 * rate
-    return "less than 0.0001 percentage points" if value < 0.0001 else f"{value:.2g} percentage points"
+def _size(experiment: Experiment, amount: float) -> str:
+    """An absolute amount of the metric, without its sign."""
+    value = abs(amount)
+    if experiment.measure == "value":
+        return f"{value:.3g}"
+    return "less than 0.0001 percentage points" if 100 * value < 0.0001 else f"{100 * value:.2g} percentage points"
 
 
-def _verdict(
-    experiment: Experiment,
-    control: str,
-    results: Sequence[VariantResult],
-    sample_ratio_p: float | None,
-    verdict: Verdict,
-) -> str:
-    rule, best, metric = experiment.stopping, leader(results), experiment.primary
-    met = (
-        f"it is the best with a probability {_sure(best.p_best)} (asked for: {100 * rule.p_best:.4g} %), "
-        f"and choosing it risks {_points(best.expected_loss)} of {metric} rate (allowed: {_points(rule.expected_loss)})"
-    )
-    if verdict == "no-traffic":
-        return "No impression has been counted yet."
-    if verdict == "invalid":
-        too_many = [result for result in results if result.outcomes > result.impressions]
-        if too_many:
-            one = too_many[0]
-            return (
-                f"{one.variant} has {one.outcomes:,} × {metric} on {one.impressions:,} impressions: that is not a "
-                f"rate per impression, so it cannot be compared. Use an outcome without a value as `primary`."
-            )
-        seen = ", ".join(f"{result.variant} {result.units:,}" for result in results)
-        return (
-            f"The {experiment.unit}s did not arrive in the proportions the allocations promised "
-            f"({seen}; p = {sample_ratio_p:.2g}, alarm below 0.0005): something loses or repeats them, so no figure "
-            f"of this experiment can be trusted. Find the cause before reading on."
-        )
-    if verdict == "insufficient-data":
-        least = min(results, key=lambda result: result.units)
-        return (
-            f"Too early to say: {least.variant} has {least.units:,} of the {rule.min_units:,} "
-            f"{experiment.unit}s that every variant needs."
-        )
-    if verdict == "ship":
-        return f"Ship {best.variant}: {met}."
-    if verdict == "stop":
-        return f"Stop, and keep the control {control}: {met}."
-    if best.p_best < rule.p_best:
-        return (
-            f"No winner yet: {best.variant} leads, and is the best with a probability {_sure(best.p_best)} "
-            f"(asked for: {100 * rule.p_best:.4g} %)."
-        )
+def _signed(experiment: Experiment, interval: tuple[float, float]) -> str:
+    low, high = interval
+    if experiment.measure == "value":
+        return f"{low:+.3g} to {high:+.3g}"
+    return f"{100 * low:+.2g} to {100 * high:+.2g}"
+
+
+def _control(experiment: Experiment) -> str:
+    name = experiment.control_name
+    return "the control" if name == "control" else f"the control {name}"
+
+
+def _against(experiment: Experiment, result: VariantResult) -> str:
+    """`1.2 percentage points better than the control random (+0.3 to +2.1 at all times, always-valid p = 0.004)`"""
+    found = result.contrast
+    assert found is not None
+    word = "better" if found.difference >= 0 else "worse"
     return (
-        f"No winner yet: {best.variant} is the best with a probability {_sure(best.p_best)}, but choosing it still "
-        f"risks {_points(best.expected_loss)} of {metric} rate (allowed: {_points(rule.expected_loss)})."
+        f"{_size(experiment, found.difference)} {word} than {_control(experiment)} "
+        f"({_signed(experiment, found.interval)} at all times, always-valid p = {found.always_valid_p:.2g})"
     )
 
 
-def _standing(experiment: Experiment, control: str, results: Sequence[VariantResult]) -> str:
+def _risk(experiment: Experiment, result: VariantResult) -> str:
+    return (
+        f"choosing it risks {_size(experiment, result.expected_loss)} of {experiment.primary} {experiment.measure} "
+        f"(allowed: {_size(experiment, experiment.stopping.expected_loss)})"
+    )
+
+
+def _verdict(experiment: Experiment, figures: Figures) -> str:
+    finding = figures.finding
+    of = {result.variant: result for result in figures.results}
+    if finding.verdict == "no-traffic":
+        return "No impression has been counted yet."
+    if finding.verdict == "invalid":
+        return _invalid(experiment, figures)
+    if finding.verdict == "insufficient-data":
+        others = ", ".join([name for name in figures.short if name != finding.variant][:MOST_NAMED])
+        more = f" (and {others} too little)" if others else ""
+        return f"Too early to say: {finding.variant} has {figures.short[finding.variant]}{more}."
+    if finding.verdict == "rollback":
+        named = sorted({found.variant for found in figures.guardrails if found.status == "breached"})
+        return f"Roll back {', '.join(named)}: a guardrail got worse by more than its margin."
+    if finding.because == "aa":
+        return "A/A test: the variants are the same on purpose, and no difference was found between them."
+    if finding.because == "guardrail-open":
+        return f"Not yet: {finding.variant} is better, but a guardrail is not yet known to hold."
+    if finding.because == "equivalent":
+        rope = _size(experiment, experiment.stopping.rope or 0.0)
+        return f"Stop: no variant differs from {_control(experiment)} by more than {rope}."
+    if finding.verdict == "ship":
+        return f"Ship {finding.variant}: {_why(experiment, of[finding.variant])}."
+    if finding.verdict == "stop":
+        return f"Stop, and keep {_control(experiment)}: {_why_control(experiment, figures)}."
+    return _no_winner(experiment, leader(figures.results), figures.results)
+
+
+def _invalid(experiment: Experiment, figures: Figures) -> str:
+    finding = figures.finding
+    one = next((result for result in figures.results if result.variant == finding.variant), None)
+    if finding.because == "not-a-rate" and one is not None:
+        return (
+            f"{one.variant} has {one.outcomes:,} × {experiment.primary} on {one.impressions:,} impressions: that is "
+            f"not a rate per impression, so it cannot be compared. Use an outcome without a value as `primary`, or "
+            f"`measure: value`."
+        )
+    if finding.because == "aa" and one is not None:
+        return (
+            f"This is an A/A test, yet {one.variant} is {_against(experiment, one)}: what splits or counts the traffic "
+            f"treats equal variants differently. Find the cause before any A/B test."
+        )
+    seen = ", ".join(f"{result.variant} {result.units:,}" for result in figures.results)
+    return (
+        f"The {experiment.unit}s did not arrive in the proportions the allocations promised "
+        f"({seen}; always-valid p = {figures.sample_ratio_p:.2g}, alarm below {SAMPLE_RATIO_ALARM:g}): something loses "
+        f"or repeats them, so no figure of this experiment can be trusted. Find the cause before reading on."
+    )
+
+
+def _why(experiment: Experiment, winner: VariantResult) -> str:
+    if experiment.stopping.rule == "bayesian" or winner.contrast is None:
+        return (
+            f"it is the best with a probability {_sure(winner.p_best)} "
+            f"(asked for: {100 * experiment.stopping.p_best:.4g} %), and {_risk(experiment, winner)}"
+        )
+    return f"it is {_against(experiment, winner)}, and {_risk(experiment, winner)}"
+
+
+def _why_control(experiment: Experiment, figures: Figures) -> str:
+    control = next(result for result in figures.results if result.variant == experiment.control_name)
+    if experiment.stopping.rule == "bayesian":
+        return _why(experiment, control)
+    others = [result for result in figures.results if result.contrast is not None]
+    return "; ".join(f"{result.variant} is {_against(experiment, result)}" for result in others[:MOST_NAMED])
+
+
+def _no_winner(experiment: Experiment, best: VariantResult, results: Sequence[VariantResult]) -> str:
+    rule = experiment.stopping
+    if rule.rule == "bayesian":
+        if best.p_best < rule.p_best:
+            return (
+                f"No winner yet: {best.variant} leads, and is the best with a probability {_sure(best.p_best)} "
+                f"(asked for: {100 * rule.p_best:.4g} %)."
+            )
+        return (
+            f"No winner yet: {best.variant} is the best with a probability {_sure(best.p_best)}, "
+            f"but {_risk(experiment, best)}."
+        )
+    better = [result for result in results if result.contrast is not None and result.contrast.interval[0] > 0]
+    if better:
+        first = min(better, key=lambda result: result.expected_loss)
+        return f"No winner yet: {first.variant} is {_against(experiment, first)}, but {_risk(experiment, first)}."
+    shown = best if best.contrast is not None else max(
+        (result for result in results if result.contrast is not None), key=lambda result: result.p_best, default=best
+    )  # fmt: skip
+    if shown.contrast is None:
+        return f"No winner yet: {best.variant} leads."
+    return f"No winner yet: {best.variant} leads; {shown.variant} is {_against(experiment, shown)}."
+
+
+def _standing(experiment: Experiment, results: Sequence[VariantResult]) -> str:
+    def figure(value: float) -> str:
+        return percent(value) if experiment.measure == "rate" else f"{value:.4g}"
+
+    def name(result: VariantResult) -> str:
+        marked = result.variant == experiment.control_name != "control"
+        return f"{result.variant} (control)" if marked else result.variant
+
     ordered = sorted(results, key=lambda result: -result.rate)
     shown = [
-        f"{result.variant}{' (control)' if result.variant == control else ''} {percent(result.rate)} "
-        f"[{percent(result.interval[0])} to {percent(result.interval[1])}] of {result.impressions:,} impressions"
+        f"{name(result)} {figure(result.rate)} "
+        f"[{figure(result.interval[0])} to {figure(result.interval[1])}] of {result.impressions:,} impressions"
         for result in ordered
     ]
-    return f"Rate of {experiment.primary}: {'; '.join(shown)}."
+    return f"{experiment.measure.capitalize()} of {experiment.primary}: {'; '.join(shown)}."
 
 
-def _traffic(
-    experiment: Experiment,
-    results: Sequence[VariantResult],
-    verdict: Verdict,
-    allocation: Mapping[str, int],
-    before: Mapping[str, int],
-) -> str:
-    shares = ", ".join(f"{name} {share} %" for name, share in allocation.items())
-    rule = experiment.bandit
-    if rule.policy == "fixed":
+def _traffic(experiment: Experiment, figures: Figures) -> str:
+    shares = ", ".join(f"{name} {share} %" for name, share in figures.allocation.items())
+    rule, finding = experiment.bandit, figures.finding
+    if rule.policy == "fixed" and finding.verdict != "rollback":
         return f"Traffic stays fixed: {shares}."
-    if verdict == "invalid":
+    if finding.verdict == "invalid":
         return f"Traffic is not moved on such evidence: {shares}."
-    least = min(results, key=lambda result: result.units)
-    if least.units < rule.min_units:
-        return (
-            f"Traffic stays at its start until every variant has {rule.min_units:,} {experiment.unit}s "
-            f"({least.variant} has {least.units:,}): {shares}."
-        )
-    old = dict(before) or experiment.starting_allocation
-    if dict(allocation) == old:
+    if figures.short or finding.verdict == "no-traffic":
+        return f"Traffic stays at its start until every variant has enough: {shares}."
+    old = dict(figures.before) or experiment.starting_allocation
+    if dict(figures.allocation) == old:
         return f"Traffic stays: {shares}; no share would move by {rule.min_change} percentage points or more."
     was = ", ".join(f"{name} {share} %" for name, share in old.items())
-    least_share = f"{100 * rule.floor:.3g} %"
-    return f"Traffic follows the probability of being the best, at least {least_share} each: {shares} (was: {was})."
+    least = f"{100 * rule.floor:.3g} %"
+    return f"Traffic follows the probability of being the best, at least {least} each: {shares} (was: {was})."
+
+
+def _guardrails(found: Iterable[GuardrailResult]) -> list[str]:
+    said = []
+    for one in found:
+        if one.interval is None:
+            said.append(f"{one.outcome} of {one.variant}: not enough yet")
+            continue
+        low, high = (100 * end for end in one.interval)
+        said.append(
+            f"{one.outcome} of {one.variant} {one.status} "
+            f"({low:+.2g} to {high:+.2g} points, margin {100 * one.margin:.2g})"
+        )
+    return [f"Guardrails: {'; '.join(said)}."] if said else []
+
+
+def _segments(segments: Sequence[SegmentResult]) -> list[str]:
+    if not segments:
+        return []
+    found = sorted((one for one in segments if one.p_holm <= 0.05), key=lambda one: one.p_holm)
+    said = [
+        f"{one.variant} in {one.key}={one.value} {100 * one.difference:+.2g} (p = {one.p_holm:.2g})" for one in found
+    ]
+    named = f"stand out after Holm's correction: {', '.join(said[:MOST_NAMED])}" if said else "none stands out"
+    return [f"Exploratory, {len(segments)} segments looked at: {named}."]

@@ -1,10 +1,13 @@
-"""What a count means: the four numbers that, with the log, determine every counter. Library: msgspec."""
+"""What a count means: the numbers that, with the log, determine every counter. Library: msgspec."""
 
 from __future__ import annotations
 
 from msgspec import Struct
 
-__all__ = ["MAX_CELLS", "MAX_OUTCOMES", "MAX_PAIRS", "OTHER", "Definitions"]
+__all__ = ["MAX_CELLS", "MAX_OUTCOMES", "MAX_PAIRS", "OTHER", "RULES", "Definitions"]
+
+RULES = 2
+"""Version of docs/counting.md and of what the store holds: 2 keeps units that moved in one arm; 1 wrote no version."""
 
 # Names come from the log, and a log may hold anything: past these limits a partition counts under `other`.
 MAX_PAIRS = 10_000
@@ -17,7 +20,10 @@ OTHER = "other"
 
 
 class Definitions(Struct, frozen=True):
-    """Milliseconds. Stored beside the counts: a worker that is started with others counts again from the log."""
+    """Milliseconds, and the version of the rules.
+
+    Stored beside the counts: a worker that is started with others counts again from the log.
+    """
 
     window_ms: int
     """A click belongs to an impression when 0 ≤ click − impression ≤ window (both ends included)."""
@@ -27,10 +33,12 @@ class Definitions(Struct, frozen=True):
     """A record is malformed when its time > the broker's timestamp + skew (strict)."""
     bucket_ms: int
     """Width of the time-bucketed counters, by event time of the impression."""
+    rules: int = RULES
 
     def encode(self) -> str:
-        return f"{self.window_ms},{self.lateness_ms},{self.skew_ms},{self.bucket_ms}"
+        return f"{self.window_ms},{self.lateness_ms},{self.skew_ms},{self.bucket_ms},{self.rules}"
 
     @classmethod
     def decode(cls, text: str) -> Definitions:
-        return cls(*map(int, text.split(",")))
+        window, lateness, skew, bucket, *rules = map(int, text.split(","))
+        return cls(window, lateness, skew, bucket, *rules or [1])

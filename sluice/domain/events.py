@@ -127,6 +127,18 @@ class StatsCell(Struct, frozen=True, kw_only=True):
     statistics: CellStatistics
 
 
+class MovedUnits(Struct, frozen=True, kw_only=True):
+    """Users and sessions that were shown this variant after another one of the experiment: no evidence for either.
+
+    They stay in the cell of their first impression, and what they were shown here counts in no cell.
+    """
+
+    experiment: str
+    variant: str
+    units: int
+    impressions: int
+
+
 class StatsPublished(Struct, frozen=True, kw_only=True, tag_field="type", tag="variant-stats"):
     """A snapshot of one partition: totals and the offsets they include, never deltas. Topic `variant-stats`.
 
@@ -144,7 +156,33 @@ class StatsPublished(Struct, frozen=True, kw_only=True, tag_field="type", tag="v
     cells: tuple[StatsCell, ...]
     records: dict[str, int]
     """Outcome of every record read, by `impressions.counted`, `clicks.late`, …"""
+    moved: tuple[MovedUnits, ...] = ()
+    """In order of (experiment, variant); only variants that units moved to"""
     v: int = SCHEMA_VERSION
+
+
+Interval: TypeAlias = tuple[float, float]
+
+
+class Contrast(Struct, frozen=True, kw_only=True):
+    """A variant against the control. Estimates weigh each unit with 1 / its propensity and cluster on the unit."""
+
+    difference: float
+    """Absolute, in the unit of the metric"""
+    interval: Interval
+    """Confidence sequence: holds the true difference at all times at once with 1 − alpha over all variants"""
+    always_valid_p: float
+    """Of "no difference", valid whenever somebody looks, Bonferroni over the variants"""
+    lift: float | None
+    """Relative difference; null when the control's rate is 0"""
+    lift_interval: Interval | None
+    """Valid at all times, as `interval`; null while it has no finite ends"""
+    p_better: float
+    """Posterior probability that the variant beats the control"""
+    p_rope: float | None
+    """Posterior probability that the difference lies within ±`stopping.rope`; null where none is set"""
+    fixed_horizon_p: float
+    """Two-sided z test, clustered; right only for one look, at the planned sample size"""
 
 
 class VariantResult(Struct, frozen=True, kw_only=True):
@@ -155,16 +193,70 @@ class VariantResult(Struct, frozen=True, kw_only=True):
     impressions: int
     outcomes: int
     rate: float
-    alpha: float
-    beta: float
+    """Of everything counted: outcomes (or their value) per impression"""
+    alpha: float | None
+    """Beta posterior of the rate; null where the metric is a value (Normal posterior)"""
+    beta: float | None
     design_effect: float
     """Variance of the unit-clustered rate over the variance of independent impressions; ≥ 1 as used."""
     effective_impressions: float
-    interval: tuple[float, float]
+    interval: Interval
     """Central 95 % interval of the posterior."""
     p_best: float
     expected_loss: float
-    """Expected regret, in rate, of choosing this variant for good."""
+    """Expected regret, in the unit of the metric, of choosing this variant for good."""
+    effective_units: float = 0.0
+    """Units of equal size and weight that would weigh as much"""
+    weighted_rate: float | None = None
+    """Hájek estimate: each unit weighs 1 / its propensity, so a moving allocation does not distort it"""
+    sequence: Interval | None = None
+    """Confidence sequence of the weighted rate: holds the true rate at all times at once with 95 %"""
+    contrast: Contrast | None = None
+    """Null for the control, and until there is enough to compare"""
+
+
+class GuardrailResult(Struct, frozen=True, kw_only=True):
+    """One guardrail of one variant: non-inferior to the control by its margin, or not, or not known yet."""
+
+    outcome: str
+    variant: str
+    margin: float
+    difference: float | None
+    """Against the control; positive is better whatever the outcome's direction. Null until there is enough"""
+    interval: Interval | None
+    status: Literal["passed", "breached", "open"]
+
+
+class SegmentSums(Struct, frozen=True, kw_only=True):
+    """Evidence of one variant within one segment: sums over its units, weighted with 1 / propensity."""
+
+    key: str
+    value: str
+    variant: str
+    units: int
+    impressions: float
+    outcomes: float
+    impressions_squared: float
+    outcomes_squared: float
+    impressions_outcomes: float
+
+
+class SegmentResult(Struct, frozen=True, kw_only=True):
+    """One variant against the control within one segment. Exploratory: found by looking in many places."""
+
+    key: str
+    value: str
+    variant: str
+    units: int
+    difference: float
+    interval: Interval
+    """Confidence sequence of this segment alone, not corrected for the number of segments"""
+    p: float
+    """Always-valid, of this segment alone"""
+    p_holm: float
+    """Corrected for all segments and variants of this decision (family-wise)"""
+    p_fdr: float
+    """Corrected by Benjamini–Hochberg (false discovery rate)"""
 
 
 class DecisionMade(Struct, frozen=True, kw_only=True, tag_field="type", tag="decision"):
@@ -183,16 +275,22 @@ class DecisionMade(Struct, frozen=True, kw_only=True, tag_field="type", tag="dec
     """The experiment as it was configured, so that the record explains itself."""
     seed: int
     evidence: tuple[StatsCell, ...]
-    """Sufficient statistics, summed over partitions, in order of (variant, allocation)."""
+    """Sums of the primary outcome and the guardrails over all partitions, in order of (variant, allocation)."""
     results: tuple[VariantResult, ...]
     sample_ratio_p: float | None
-    """p-value of the units seen against the units each allocation promised; null while there are too few."""
+    """p-value (chi-square, one look) of the units seen against what each allocation promised; null while too few."""
     allocation: dict[str, Percent]
     allocation_version: int
     """Moves only when `allocation` changes; assignments carry it."""
     verdict: Verdict
     reasons: tuple[str, ...]
-    guardrails: tuple[dict[str, object], ...] = ()
+    sample_ratio_always_valid_p: float | None = None
+    """The same, valid whenever somebody looks: what makes the evidence `invalid`"""
+    guardrails: tuple[GuardrailResult, ...] = ()
+    uniform: tuple[VariantResult, ...] = ()
+    """The same comparison on the units that were drawn uniformly alone, where `bandit.reserve` keeps some"""
+    segment_evidence: tuple[SegmentSums, ...] = ()
+    segments: tuple[SegmentResult, ...] = ()
     previous_allocation: dict[str, Percent] = {}
     """Of the decision before this one, whose version is `version` − 1; empty when this is the first."""
     previous_allocation_version: int = 0

@@ -21,6 +21,7 @@ from sluice.errors import ConfigError
 __all__ = [
     "Bandit",
     "Experiment",
+    "Guardrail",
     "Stopping",
     "Variant",
     "config_hash",
@@ -45,15 +46,17 @@ class Variant(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Bandit(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How traffic moves. `fixed` never moves it."""
+    """How traffic moves, once every variant has enough (`Stopping.least_units`). `fixed` never moves it."""
 
-    policy: Literal["thompson", "fixed"] = "thompson"
+    policy: Literal["thompson", "top-two", "fixed"] = "thompson"
     floor: Annotated[float, Meta(ge=0, le=0.5)] = 0.05
     """Smallest share of a variant, so that every variant stays measured."""
     prior: tuple[Weight, Weight] = (1.0, 1.0)
     """Beta prior of a rate: (successes, failures)."""
-    min_units: Annotated[int, Meta(ge=0)] = 50
-    """Units every variant needs before traffic moves away from the starting allocation."""
+    half_life_s: Annotated[int, Meta(ge=1, le=MAX_TTL_S)] | None = None
+    """For rates that drift: evidence so old (event time) moves traffic half as much. The verdict uses all of it."""
+    window_s: Annotated[int, Meta(ge=1, le=MAX_TTL_S)] | None = None
+    """The same with a sharp edge: older evidence does not move traffic. Not together with `half_life_s`."""
     min_change: Annotated[int, Meta(ge=1, le=50)] = 2
     """Percentage points by which some share must change before a new allocation is published."""
     reserve: Annotated[float, Meta(ge=0, le=0.5)] = 0.0
@@ -61,12 +64,31 @@ class Bandit(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Stopping(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """When a variant is called the winner."""
+    """When a verdict is given. `sequential` bounds the share of wrong calls however often somebody looks."""
 
+    rule: Literal["sequential", "bayesian"] = "sequential"
+    alpha: Annotated[float, Meta(gt=0, le=0.5)] = 0.05
+    """Share of experiments without a difference in which one may ever be called (`sequential`)."""
+    planned_effect: Annotated[float, Meta(gt=0, le=1e12)] | None = None
+    """Absolute difference that the experiment is planned for; 0.05 for rates. It makes intervals tightest there."""
+    rope: Annotated[float, Meta(gt=0, le=1e12)] | None = None
+    """Differences up to this (absolute, both ways) do not matter: once all are known to be smaller, `stop`."""
     p_best: Annotated[float, Meta(gt=0.5, lt=1)] = 0.99
-    expected_loss: Annotated[float, Meta(gt=0, lt=1)] = 0.001
-    min_units: Annotated[int, Meta(ge=1)] = 200
-    """Units every variant needs before any verdict but `insufficient-data`."""
+    """Probability of being the best that a winner needs (`bayesian`)."""
+    expected_loss: Annotated[float, Meta(gt=0, le=1e12)] = 0.001
+    """What choosing the winner for good may cost on average, in the metric's unit (both rules)."""
+    least_units: Annotated[int, Meta(ge=2)] = 30
+    """Effective units every variant needs before traffic moves and before any verdict but `insufficient-data`."""
+    least_outcomes: Annotated[int, Meta(ge=1)] = 20
+    """The same for impressions with the outcome, and for those without it."""
+
+
+class Guardrail(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An outcome whose rate per impression must not get worse than the control's by more than `margin` (absolute)."""
+
+    outcome: str
+    margin: Annotated[float, Meta(gt=0, le=1)]
+    better: Literal["higher", "lower"] = "higher"
 
 
 class Experiment(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -78,7 +100,12 @@ class Experiment(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Defaults to the first variant."""
     unit: UnitKind = "user"
     primary: str = "click"
-    """The outcome whose rate per impression is compared."""
+    """The outcome that is compared."""
+    measure: Literal["rate", "value"] = "rate"
+    """`rate`: impressions with the outcome, per impression. `value`: sum of the outcome's values, per impression."""
+    guardrails: Annotated[tuple[Guardrail, ...], Meta(max_length=8)] = ()
+    aa: bool = False
+    """A/A test: the variants are the same on purpose. Nothing is ever shipped; a difference makes it `invalid`."""
     salt: str = ""
     """Changes every unit's place; defaults to the name."""
     seed: Annotated[int, Meta(ge=0, le=2**63 - 1)] = 0
@@ -87,6 +114,15 @@ class Experiment(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Attributes of requests by whose values the counts are also kept apart (`sluice.domain.segments`)."""
     bandit: Bandit = Bandit()
     stopping: Stopping = Stopping()
+
+    @property
+    def planned_effect(self) -> float:
+        """The absolute difference planned for; 5 points of a rate where the experiment names none."""
+        return self.stopping.planned_effect or 0.05
+
+    @property
+    def control_name(self) -> str:
+        return self.control or self.variants[0].name
 
     @property
     def starting_allocation(self) -> dict[str, int]:
@@ -188,10 +224,18 @@ def _place(path: str) -> str:
     return re.sub(r"\[[^\]]*\]", "", path).lstrip(".")
 
 
-_STRUCTS: dict[str, type[Struct]] = {"variants": Variant, "bandit": Bandit, "stopping": Stopping}
+_STRUCTS: dict[str, type[Struct]] = {
+    "variants": Variant,
+    "bandit": Bandit,
+    "stopping": Stopping,
+    "guardrails": Guardrail,
+}
 _CHOICES: dict[str, tuple[str, ...]] = {
     "unit": get_args(UnitKind),
+    "measure": get_args(get_type_hints(Experiment)["measure"]),
     "bandit.policy": get_args(get_type_hints(Bandit)["policy"]),
+    "stopping.rule": get_args(get_type_hints(Stopping)["rule"]),
+    "guardrails.better": get_args(get_type_hints(Guardrail)["better"]),
 }
 
 
@@ -223,14 +267,30 @@ def _checked(experiment: Experiment, label: str) -> Experiment:
         if total != 100:
             raise ConfigError(f"{label}: variants: shares sum to {total}; they must sum to 100")
         if 0 in shares and experiment.bandit.policy != "fixed":
-            # It would never reach `min_units`, and the traffic of all would stay where it is.
+            # It would never reach `least_units`, and the traffic of all would stay where it is.
             raise ConfigError(
                 f"{label}: variants[{shares.index(0)}].share: 0: allowed are 1 to 100; 0 only with policy fixed"
             )
+    _check_measures(experiment, label)
     if experiment.bandit.floor * len(names) > 1:
         raise ConfigError(f"{label}: bandit.floor: {experiment.bandit.floor}: allowed is at most 1/{len(names)}")
     _check_segments(experiment, label)
     return experiment
+
+
+def _check_measures(experiment: Experiment, label: str) -> None:
+    outcomes = [guardrail.outcome for guardrail in experiment.guardrails]
+    for index, outcome in enumerate(outcomes):
+        if not 1 <= len(outcome) <= 64:
+            raise ConfigError(f"{label}: guardrails[{index}].outcome: {outcome!r}: allowed are 1 to 64 characters")
+        if outcome in outcomes[:index]:
+            raise ConfigError(f"{label}: guardrails[{index}].outcome: {outcome!r} is used twice")
+    if experiment.measure == "value" and experiment.stopping.planned_effect is None:
+        raise ConfigError(
+            f"{label}: stopping.planned_effect: missing; `measure: value` needs the difference to plan for, in its unit"
+        )
+    if experiment.bandit.half_life_s is not None and experiment.bandit.window_s is not None:
+        raise ConfigError(f"{label}: bandit.window_s: allowed is either `half_life_s` or `window_s`")
 
 
 def _check_segments(experiment: Experiment, label: str) -> None:

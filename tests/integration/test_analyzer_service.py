@@ -37,8 +37,7 @@ YAML = """
 name: films
 unit: slate
 variants: [{name: a}, {name: b}]
-bandit: {min_units: 50}
-stopping: {min_units: 100}
+stopping: {least_units: 100}
 """
 
 

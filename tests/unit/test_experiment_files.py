@@ -31,7 +31,7 @@ TWO = "variants: [{name: a}, {name: b}]"
         ),
         (f"name: x\nbandit: {{flor: 0.1}}\n{TWO}", "bandit: unknown field `flor`: allowed are policy, floor, prior"),
         (f"name: x\nunit: planet\n{TWO}", "unit: 'planet': allowed are user, session, slate"),
-        (f"name: x\nbandit: {{policy: ucb}}\n{TWO}", "bandit.policy: 'ucb': allowed are thompson, fixed"),
+        (f"name: x\nbandit: {{policy: ucb}}\n{TWO}", "bandit.policy: 'ucb': allowed are thompson, top-two, fixed"),
         (f"name: x\nbandit: {{floor: 0.9}}\n{TWO}", "bandit.floor: 0.9: Expected `float` <= 0.5"),
         (f"name: x\nbandit: {{prior: [.inf, 1]}}\n{TWO}", "bandit.prior[0]: inf: Expected `float` <="),
         (f"name: x\nstopping: {{p_best: .nan}}\n{TWO}", "stopping.p_best: nan"),

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from analyzer.totals import Totals, parse_snapshot
 from sluice.domain.events import StatsCell, StatsPublished, encode
+from sluice.domain.experiment import Experiment, Variant
 from sluice.domain.statistics import CellStatistics, OutcomeStatistics
 from sluice.errors import InvalidEvent
 
@@ -34,15 +37,19 @@ def impossible(units: int, impressions: int, squared: int) -> bytes:
     return encode(stats(0, (1, 1), StatsCell(experiment="x", variant="a", allocation="", statistics=statistics)))
 
 
+def experiment(name: str, **changes: Any) -> Experiment:
+    return Experiment(name=name, variants=(Variant(name="a"), Variant(name="b")), **changes)
+
+
 def units(totals: Totals, name: str) -> int:
-    return sum(cell.statistics.units for cell in totals.snapshot(name, "click").cells)
+    return sum(cell.statistics.units for cell in totals.snapshot(experiment(name)).cells)
 
 
 def test_partitions_add_up() -> None:
     totals = Totals()
     assert totals.offer(stats(0, (5, 5), cell("x", 3))) == {"x"}
     assert totals.offer(stats(1, (7, 2), cell("x", 4), cell("y", 1))) == {"x", "y"}
-    found = totals.snapshot("x", "click")
+    found = totals.snapshot(experiment("x"))
     assert units(totals, "x") == 7
     assert found.offsets == {0: (5, 5), 1: (7, 2)}
     assert found.at_ms == 7
@@ -79,7 +86,7 @@ def test_other_definitions_replace_at_once() -> None:
 
 
 def test_an_experiment_that_was_never_counted_is_empty() -> None:
-    assert Totals().snapshot("x", "click") == ((), {}, -1)
+    assert Totals().snapshot(experiment("x")) == ((), {}, -1, ())
 
 
 def test_a_snapshot_is_read_back() -> None:
@@ -118,3 +125,17 @@ def test_what_no_counting_can_give_is_refused(bad: bytes, words: str) -> None:
 def test_an_empty_record_is_refused() -> None:
     with pytest.raises(InvalidEvent, match="empty"):
         parse_snapshot(None)
+
+
+def test_segments_belong_to_their_experiment() -> None:
+    totals = Totals()
+    cells = [cell("x", 10, 20), cell("x@history=new", 4, 8), cell("x@device=tv", 10, 20), cell("y@history=new", 1, 2)]
+    assert totals.offer(stats(0, (5, 5), *cells)) == {"x"}
+    totals.offer(stats(1, (5, 5), cell("x", 3, 3), cell("x@history=new", 3, 3)))
+    assert totals.experiments == {"x"}
+    found = totals.snapshot(experiment("x", segments=("history",))).segments
+    assert [(one.key, one.value, one.variant, one.units) for one in found] == [
+        ("history", "new", "a", 7),
+        ("history", "new", "b", 0),
+    ]
+    assert totals.snapshot(experiment("x")).segments == ()

@@ -1,0 +1,52 @@
+"""Guardrails: outcomes that must not get worse than the control's by more than a margin (non-inferiority). Pure.
+
+Each is judged by its own confidence sequence, α shared over the variants and not over the guardrails: a veto should
+come rather too early than too late.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from analyzer.engine.evaluate import table
+from analyzer.engine.moments import effective_units, inverse_propensity
+from analyzer.engine.sequential import contrasts
+from sluice.domain.events import GuardrailResult, StatsCell
+from sluice.domain.experiment import Experiment
+
+__all__ = ["check_guardrails"]
+
+
+def check_guardrails(experiment: Experiment, cells: Iterable[StatsCell], digits: int) -> tuple[GuardrailResult, ...]:
+    """One result for every guardrail and variant but the control.
+
+    `passed`: the confidence sequence lies above −margin; `breached`: it lies below; `open`: neither, or too few units.
+    """
+    names = [experiment.control_name]
+    names += [variant.name for variant in experiment.variants if variant.name not in names]
+    cells = tuple(cells)
+    found = []
+    for guardrail in experiment.guardrails:
+        counted = table([(cells, names)], guardrail.outcome, "rate")
+        weighted = inverse_propensity(*counted.usable())
+        against = contrasts(weighted, 0, alpha=experiment.stopping.alpha, tau=experiment.planned_effect)
+        enough = bool((effective_units(weighted) >= experiment.stopping.least_units).all())
+        sign = 1.0 if guardrail.better == "higher" else -1.0
+        for place, name in enumerate(names[1:], start=1):
+            ends = sorted(sign * float(end[0, place]) for end in (against.low, against.high))
+            known = enough and bool(np.isfinite(ends).all())
+            low, high = ends
+            status = "passed" if low > -guardrail.margin else "breached" if high < -guardrail.margin else "open"
+            found.append(
+                GuardrailResult(
+                    outcome=guardrail.outcome,
+                    variant=name,
+                    margin=guardrail.margin,
+                    difference=round(sign * float(against.difference[0, place]), digits) + 0.0 if known else None,
+                    interval=(round(low, digits), round(high, digits)) if known else None,
+                    status=status if known else "open",  # type: ignore[arg-type]
+                )
+            )
+    return tuple(found)
