@@ -1,11 +1,11 @@
 """The MovieLens layouts, each as a folder or a zip.
 
-| data set | ratings | items |
-|---|---|---|
-| ml-100k | `u.data`, tabs | `u.item`, pipes, Latin-1, 19 genre flags; `u.genre` |
-| ml-1m | `ratings.dat`, `::` | `movies.dat`, `::`, Latin-1 |
-| ml-10M100K | `ratings.dat`, `::`, half stars | `movies.dat`, `::`, UTF-8 |
-| ml-latest-small, ml-20m, ml-25m, ml-32m | `ratings.csv` with header | `movies.csv` with header |
+| data set | ratings | items | users |
+|---|---|---|---|
+| ml-100k | `u.data`, tabs | `u.item`, pipes, Latin-1, 19 genre flags; `u.genre` | `u.user`, pipes, years of age |
+| ml-1m | `ratings.dat`, `::` | `movies.dat`, `::`, Latin-1 | `users.dat`, `::`, age groups |
+| ml-10M100K | `ratings.dat`, `::`, half stars | `movies.dat`, `::`, UTF-8 | |
+| ml-latest-small, ml-20m, ml-25m, ml-32m | `ratings.csv` with header | `movies.csv` with header | |
 
 Source: the README of each data set at grouplens.org/datasets/movielens.
 """
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import csv
 import io
+from bisect import bisect
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +37,11 @@ NO_GENRES = "(no genres listed)"
 EARLIEST_S, LATEST_S = 631_152_000, 2_145_916_800
 """1990 to 2038: other timestamps are mistakes."""
 MAX_ID = 2**31 - 1
+# Those of ml-1m, whose file names each by its first year, and the first one by 1.
+AGES = (18, 25, 35, 45, 50, 56)
+AGE_GROUPS = ("under-18", "18-24", "25-34", "35-44", "45-49", "50-55", "56-and-over")
+# File of the ratings → (file of the users, separator, place of the gender, place of the age).
+_USERS = {"ratings.dat": ("users.dat", "::", 1, 2), "u.data": ("u.user", "|", 2, 1)}
 
 
 def is_movielens(path: Path) -> bool:
@@ -47,7 +53,7 @@ def is_movielens(path: Path) -> bool:
 
 
 def read_movielens(path: Path) -> RatingsLog:
-    """The ratings at `path`, a folder or a zip, with the genres of the items.
+    """The ratings at `path`, a folder or a zip, with the genres of the items and, where it has them, users' attributes.
 
     Raises ConfigError, naming file, line and value, when the layout is unknown or a line is malformed.
     """
@@ -76,6 +82,7 @@ def read_movielens(path: Path) -> RatingsLog:
             users=[str(number) for number in user_ids.tolist()],
             items=[str(number) for number in item_ids.tolist()],
             genres=_genres(archive),
+            about=_about(archive, name),
         )
 
 
@@ -169,4 +176,21 @@ def _genres_of_100k(archive: Archive) -> dict[str, tuple[str, ...]]:
             )
         # Genre 0 is called "unknown": no genre.
         found[movie] = tuple(names.get(i, str(i)) for i, flag in enumerate(flags) if flag == "1" and i)
+    return found
+
+
+def _about(archive: Archive, ratings: str) -> dict[str, dict[str, str]]:
+    """User id → `gender` and `age` group, where the layout has a file of users."""
+    name, separator, gender_at, age_at = _USERS.get(ratings, ("", "", 0, 0))
+    if name not in archive.names:
+        return {}
+    found = {}
+    for number, line in enumerate(_lines(archive, name), 1):
+        fields = line.split(separator)
+        if len(fields) != 5 or fields[gender_at] not in ("F", "M") or not fields[age_at].isdecimal():
+            order = separator.join(("id", "age", "gender") if gender_at > age_at else ("id", "gender", "age"))
+            raise ConfigError(
+                f"{archive.path}/{name}, line {number}: {line[:80]!r}: expected 5 fields that begin with {order}"
+            )
+        found[fields[0]] = {"gender": fields[gender_at], "age": AGE_GROUPS[bisect(AGES, int(fields[age_at]))]}
     return found

@@ -20,9 +20,9 @@ from producers.faults import Faults, send_times
 from producers.pacing import LagGate, Pace
 from producers.slates import MAX_SLATE, Slate, base36
 from producers.totals import Accounting, Totals, result_of
-from router import AssignmentRequest, Routed, Router
+from router import AssignmentRequest, Routed, Router, carried
 from sluice.adapters.checkpoints import ReplayCheckpoint
-from sluice.domain.events import Assignment, AssignmentMade, ImpressionShown, OutcomeObserved, encode
+from sluice.domain.events import AssignmentMade, ImpressionShown, OutcomeObserved, encode
 from sluice.errors import TransportError
 from sluice.names import ASSIGNMENTS, CLICKS, IMPRESSIONS
 
@@ -206,7 +206,10 @@ class Replay:
         tag = self._plan.tag
         requests = [
             AssignmentRequest(
-                s.user_id, {"user": s.user_id, "session": tag + s.session_id, "slate": tag + s.slate_id}, s.at_ms
+                s.user_id,
+                {"user": s.user_id, "session": tag + s.session_id, "slate": tag + s.slate_id},
+                s.at_ms,
+                s.attributes,
             )
             for s in batch
         ]
@@ -233,7 +236,7 @@ class Replay:
     ) -> None:
         index, slate_id, user_id, at_ms = slate.number, self._plan.tag + slate.slate_id, slate.user_id, slate.at_ms
         key = user_id.encode()
-        assignments: tuple[Assignment, ...] = tuple([routed.assignment for routed in answer])
+        assignments = carried(answer)
         clicks, ratings = "click" in self._plan.outcomes, "rating" in self._plan.outcomes
         liked_milli = self._plan.liked_milli
         later = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -12,7 +13,7 @@ from producers.draws import hashed
 from producers.ratings import RatingsLog
 from sluice.errors import ConfigError
 
-__all__ = ["Slate", "Slates", "base36", "cut_slates"]
+__all__ = ["Slate", "Slates", "attributes", "base36", "cut_slates", "first_visits"]
 
 SESSION_GAP_MS = 30 * 60 * 1000
 """A longer pause between two ratings of a user starts a new session."""
@@ -33,6 +34,8 @@ class Slate(NamedTuple):
     items: list[str]
     """In an order that says nothing about the ratings."""
     ratings_milli: list[int]
+    attributes: Mapping[str, str]
+    """What was known of the user when the slate was requested"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +53,8 @@ class Slates:
     """(s,) number of the user's session"""
     at_ms: NDArray[np.int64]
     """(s,) time of the first rating: when the slate was requested"""
+    new: NDArray[np.bool_]
+    """(s,) whether it is its user's first slate in the whole log"""
     end_ms: NDArray[np.int64]
     """(s,) time of the last rating: only later requests may know its outcomes"""
     dropped: int
@@ -67,9 +72,9 @@ class Slates:
         """The slates at `indices`, in that order."""
         log, slates = self.log, []
         users, items = log.users, log.items
-        columns = (indices, self.user[indices], self.session[indices], self.at_ms[indices])
+        columns = (indices, self.user[indices], self.session[indices], self.at_ms[indices], self.new[indices])
         bounds = zip(self.offsets[indices].tolist(), self.offsets[indices + 1].tolist(), strict=True)
-        for index, user, session, at_ms, (low, high) in zip(*(c.tolist() for c in columns), bounds, strict=True):
+        for index, user, session, at_ms, new, (low, high) in zip(*(c.tolist() for c in columns), bounds, strict=True):
             rating = self.rating[low:high]
             user_id = users[user]
             slates.append(
@@ -81,9 +86,22 @@ class Slates:
                     at_ms,
                     [items[code] for code in log.item[rating].tolist()],
                     log.rating_milli[rating].tolist(),
+                    attributes(new, log.about.get(user_id)),
                 )
             )
         return slates
+
+
+def attributes(new: bool, about: Mapping[str, str] | None = None) -> Mapping[str, str]:
+    """What is known of a user at a request: `history`, `new` or `returning`, and what the log says `about` the user."""
+    return {"history": "new" if new else "returning", **(about or {})}
+
+
+def first_visits(user: NDArray[np.integer]) -> NDArray[np.bool_]:
+    """(s,) users in order of time → (s,) whether the user was not there before."""
+    first = np.zeros(len(user), dtype=bool)
+    first[np.unique(user, return_index=True)[1]] = True
+    return first
 
 
 def base36(number: int) -> str:
@@ -134,6 +152,7 @@ def cut_slates(log: RatingsLog, *, size: int = 10, top_k: int = 3, seed: int = 0
         user=user[kept],
         session=session[kept],
         at_ms=at_ms[kept],
+        new=first_visits(user[kept]),
         end_ms=at_ms[kept + kept_sizes - 1],
         dropped=int((~keep).sum()),
         dropped_ratings=int(sizes[~keep].sum()),

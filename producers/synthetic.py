@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from producers.candidates import Shown
 from producers.delays import parse_duration_ms
 from producers.draws import uniform
-from producers.slates import MAX_SLATE, SESSION_GAP_MS, Slate, base36
+from producers.slates import MAX_SLATE, SESSION_GAP_MS, Slate, attributes, base36, first_visits
 from sluice.errors import ConfigError
 
 __all__ = ["PlantedRate", "SyntheticSlates", "SyntheticSpec", "parse_synthetic"]
@@ -92,6 +92,7 @@ class SyntheticSlates:
         self.at_ms: NDArray[np.int64] = BEGIN_MS + np.cumsum(gaps).astype(np.int64)
         self._user = (uniform(seed, _USER, index) * spec.users).astype(np.int64)
         self._session = self._sessions()
+        self._new = first_visits(self._user)
         self.ratings = spec.slates * len(variants) * k
         self.dropped = 0
 
@@ -114,10 +115,11 @@ class SyntheticSlates:
         disliked = np.take(NOT_CLICKED_MILLI, (which * len(NOT_CLICKED_MILLI)).astype(np.int64))
         ratings = np.where(clicked, liked, disliked).reshape(len(index), width).tolist()
         items = [f"i{place}" for place in range(width)]
-        columns = (index, self._user[start:stop], self._session[start:stop], self.at_ms[start:stop])
+        of_slates = (self._user, self._session, self.at_ms, self._new)
+        columns = (index.tolist(), *(column[start:stop].tolist() for column in of_slates), ratings)
         return [
-            Slate(i, base36(i), f"u{user}", f"u{user}.{base36(session)}", at_ms, items, row)
-            for i, user, session, at_ms, row in zip(*(column.tolist() for column in columns), ratings, strict=True)
+            Slate(i, base36(i), f"u{user}", f"u{user}.{base36(session)}", at_ms, items, row, attributes(new))
+            for i, user, session, at_ms, new, row in zip(*columns, strict=True)
         ]
 
     def shown(self, slate: Slate) -> Mapping[str, Sequence[Shown]]:

@@ -10,7 +10,7 @@ from router.exposures import ExposureLog
 from router.live import AllocationFollower
 from router.memory import MemoryAssignments
 from router.rankers import Context, Ranker, make_ranker, top_k
-from router.routing import AssignmentRequest, Exposures, Routed, Router
+from router.routing import AssignmentRequest, Exposures, Routed, Router, carried
 from sluice.adapters.allocations import AllocationStore
 from sluice.adapters.assignments import AssignmentStore
 from sluice.adapters.redis import wait_for_redis
@@ -27,6 +27,7 @@ __all__ = [
     "Routed",
     "Router",
     "build",
+    "carried",
     "make_ranker",
     "top_k",
 ]

@@ -1,13 +1,22 @@
-"""The router: units in, assignments out, a whole batch at a time."""
+"""The router: units in, assignments out, a whole batch at a time.
+
+Each experiment may keep a *reserve* (`bandit.reserve`): units whose place under the salt `{salt}/reserve` lies below
+it are drawn uniformly, whatever the allocation in force, and say so by key and propensity. Membership depends on
+nothing but the unit and the salt, so within either part the propensity is that of the allocation it names. Their
+allocation version is 0, as nothing that was decided later has a say in them.
+"""
 
 from __future__ import annotations
 
 import logging
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import NamedTuple
 
+import msgspec
+
+from router.segments import Segmenter
 from sluice.domain.allocation import allocation_key, choose
 from sluice.domain.assignment import AssignmentClaims, Claim, StoredAssignment
 from sluice.domain.bucketing import bucket
@@ -15,7 +24,7 @@ from sluice.domain.events import Assignment, AssignmentMade, UnitKind
 from sluice.domain.experiment import Experiment
 from sluice.errors import ConfigError, TransportError
 
-__all__ = ["AssignmentRequest", "Exposures", "Routed", "Router"]
+__all__ = ["AssignmentRequest", "Exposures", "Routed", "Router", "carried"]
 
 log = logging.getLogger(__name__)
 
@@ -24,6 +33,7 @@ Exposures = Callable[[Sequence[AssignmentMade]], None]
 
 FIRST_WAIT_S = 0.05
 LONGEST_WAIT_S = 2.0
+_NO_ATTRIBUTES: Mapping[str, str] = MappingProxyType({})
 
 
 class AssignmentRequest(NamedTuple):
@@ -32,6 +42,8 @@ class AssignmentRequest(NamedTuple):
     user_id: str
     units: Mapping[UnitKind, str]
     at_ms: int
+    attributes: Mapping[str, str] = _NO_ATTRIBUTES
+    """What is known of user or moment; those that an experiment names (`segments`) say where it is also counted"""
 
 
 class Routed(NamedTuple):
@@ -43,6 +55,16 @@ class Routed(NamedTuple):
     """Version of the allocation it was drawn from."""
     sticky: bool
     """True when it came from an earlier request of the unit."""
+    segments: tuple[Assignment, ...] = ()
+    """The same assignment under the names of the segments this request belongs to."""
+
+
+def carried(answer: Sequence[Routed]) -> tuple[Assignment, ...]:
+    """What the impressions of one request carry: every experiment's assignment, then those of the segments."""
+    assignments = [routed.assignment for routed in answer]
+    for routed in answer:
+        assignments += routed.segments
+    return tuple(assignments)
 
 
 class _InForce(NamedTuple):
@@ -50,6 +72,10 @@ class _InForce(NamedTuple):
     shares: Mapping[str, int]
     stored: Mapping[str, StoredAssignment]
     """Variant → what is remembered of a unit that draws it now; variants of share 0 cannot be drawn."""
+
+    def draw(self, place: float) -> StoredAssignment:
+        """What is remembered of a unit at `place` in [0, 1)."""
+        return self.stored[choose(self.shares, place)]
 
 
 class Router:
@@ -80,12 +106,14 @@ class Router:
         self._on_close: list[Callable[[], None]] = []
         self._update_lock = threading.Lock()
         self._in_force = {e.name: _in_force(0, e.starting_allocation) for e in self.experiments}
+        self._uniform = {e.name: _in_force(0, e.uniform_allocation) for e in self.experiments if e.bandit.reserve}
+        self._segmenter = Segmenter(self.experiments)
         self._variants = {e.name: frozenset(variant.name for variant in e.variants) for e in self.experiments}
         if len(self._in_force) != len(self.experiments):
             raise ConfigError("two experiments of one router share a name; names are unique")
 
     def allocation(self, experiment: str) -> tuple[int, dict[str, int]]:
-        """(version, variant → whole percents) with which new units of `experiment` are drawn now."""
+        """(version, variant → whole percents) with which new units of `experiment` are drawn now, but the reserved."""
         version, shares, _ = self._in_force[experiment]
         return version, dict(shares)
 
@@ -117,7 +145,7 @@ class Router:
         wanted: list[list[tuple[str, str]]] = [[] for _ in requests]
         for experiment in self.experiments:
             name, kind, salt = experiment.name, experiment.unit, experiment.salt or experiment.name
-            _, shares, stored = self._in_force[name]
+            in_force, uniform, reserve = self._in_force[name], self._uniform.get(name), experiment.bandit.reserve
             ttl_ms = experiment.assignment_ttl_s * 1000
             for request, keys in zip(requests, wanted, strict=True):
                 unit = request.units.get(kind) or (request.user_id if kind == "user" else "")
@@ -128,9 +156,9 @@ class Router:
                 key = (name, unit)
                 keys.append(key)
                 if key not in claims:
-                    claims[key] = Claim(name, unit, stored[choose(shares, bucket(salt, unit))], ttl_ms)
-        in_force = self._claim(claims)
-        return self._answer(requests, wanted, in_force)
+                    reserved = uniform if uniform and bucket(f"{salt}/reserve", unit) < reserve else None
+                    claims[key] = Claim(name, unit, (reserved or in_force).draw(bucket(salt, unit)), ttl_ms)
+        return self._answer(requests, wanted, self._claim(claims))
 
     def on_close(self, action: Callable[[], None]) -> None:
         """Run `action` when the router is closed, last one first."""
@@ -168,7 +196,9 @@ class Router:
                 name, unit = key
                 kind = kinds[name]
                 assignment = Assignment(name, stored.variant, stored.allocation, unit, stored.propensity, kind)
-                answer.append(Routed(assignment, stored.version, not made))
+                names = self._segmenter.names(name, request.attributes) if request.attributes else ()
+                segments = tuple([msgspec.structs.replace(assignment, experiment=segment) for segment in names])
+                answer.append(Routed(assignment, stored.version, not made, segments))
                 if self._exposures is not None:
                     exposures.append(
                         AssignmentMade(

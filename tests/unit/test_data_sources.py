@@ -115,6 +115,15 @@ def test_planted_rates_are_met_and_drift_is_straight() -> None:
     assert np.diff(source.at_ms).mean() == pytest.approx(10_000, rel=0.1)
 
 
+def test_each_synthetic_user_is_new_once() -> None:
+    source = SyntheticSlates(SyntheticSpec(slates=500, users=40), ["a", "b"], k=2, seed=1)
+    met: set[str] = set()
+    for slate in [*source.block(0, 300), *source.block(300, 500)]:
+        assert slate.attributes == {"history": "returning" if slate.user_id in met else "new"}
+        met.add(slate.user_id)
+    assert len(met) == 40
+
+
 def test_the_generator_depends_on_its_seed_alone() -> None:
     one, same, other = (SyntheticSlates(SyntheticSpec(slates=50), ["a", "b"], k=2, seed=s) for s in (1, 1, 2))
     assert one.block(10, 20) == same.block(0, 50)[10:20]

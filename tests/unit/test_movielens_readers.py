@@ -86,6 +86,43 @@ def test_every_layout_gives_the_same_log(tmp_path: Path, layout: str, as_zip: bo
     assert len(log) == 3
 
 
+USERS = {
+    "ml-100k": ("u.user", b"1|17|M|student|85711\n2|56|F|other|94043\n"),
+    "ml-1m": ("users.dat", b"1::M::1::10::48067\n2::F::56::16::70072\n"),
+}
+
+
+@pytest.mark.parametrize("as_zip", [False, True])
+@pytest.mark.parametrize("layout", sorted(USERS))
+def test_users_have_gender_and_age_group_where_the_layout_knows_them(tmp_path: Path, layout: str, as_zip: bool) -> None:
+    name, data = USERS[layout]
+    plain = read_movielens(write(tmp_path / "plain", LAYOUTS[layout], as_zip=as_zip))
+    log = read_movielens(write(tmp_path / layout, {**LAYOUTS[layout], name: data}, as_zip=as_zip))
+    assert log.about == {"1": {"gender": "M", "age": "under-18"}, "2": {"gender": "F", "age": "56-and-over"}}
+    assert plain.about == {}
+    assert log.fingerprint != plain.fingerprint
+
+
+@pytest.mark.parametrize("age", [17, 18, 24, 25, 34, 35, 44, 45, 49, 50, 55, 56])
+def test_years_fall_into_the_groups_of_ml_1m(tmp_path: Path, age: int) -> None:
+    files = {**LAYOUTS["ml-100k"], "u.user": f"1|{age}|F|x|1\n".encode()}
+    group = read_movielens(write(tmp_path / "ml-100k", files, as_zip=False)).about["1"]["age"]
+    first, _, last = group.partition("-")
+    assert {"under": age < 18, "56": age >= 56}.get(first) or int(first) <= age <= int(last)
+
+
+@pytest.mark.parametrize("line", ["1|24|M|x", "1|24|X|x|1", "1|old|M|x|1", "1|M|24|x|1", ""])
+def test_a_malformed_user_is_named(tmp_path: Path, line: str) -> None:
+    files = {**LAYOUTS["ml-100k"], "u.user": f"9|30|F|x|1\n{line}\n8|30|F|x|1\n".encode()}
+    with pytest.raises(ConfigError, match=r"u\.user, line 2: .*expected 5 fields that begin with id\|age\|gender"):
+        read_movielens(write(tmp_path / "ml-100k", files, as_zip=False))
+
+
+def test_users_of_another_layout_are_not_read(tmp_path: Path) -> None:
+    files = {**LAYOUTS["ml-latest-small"], "users.dat": b"whatever\n"}
+    assert read_movielens(write(tmp_path / "ml", files, as_zip=False)).about == {}
+
+
 def test_a_file_without_its_last_line_break_is_whole(tmp_path: Path) -> None:
     files = {name: data.rstrip() for name, data in csv_layout().items()}
     assert len(read_movielens(write(tmp_path / "ml", files, as_zip=False))) == 3

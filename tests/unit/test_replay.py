@@ -61,15 +61,17 @@ class BrokerInMemory:
         return 0
 
 
-def run(resume: ReplayCheckpoint | None = None) -> tuple[list[dict[str, Any]], list[ReplayCheckpoint]]:
+def run(
+    resume: ReplayCheckpoint | None = None, experiment: Experiment = EXPERIMENT
+) -> tuple[list[dict[str, Any]], list[ReplayCheckpoint]]:
     """The records a replay without clicks writes, and its checkpoints."""
-    candidates = SyntheticSlates(parse_synthetic("synthetic:slates=5,a=0,b=0"), ["a", "b"], k=2, seed=1)
+    candidates = SyntheticSlates(parse_synthetic("synthetic:slates=5,users=3,a=0,b=0"), ["a", "b"], k=2, seed=1)
     plan = Plan(
         tag="", first=0, stop=5, seed=1, delay=parse_delay("none"), outcomes=("click",), faults=Faults(),
         settle_ms=SETTLE_MS,
     )  # fmt: skip
     broker, stop, saved = BrokerInMemory(), threading.Event(), list[ReplayCheckpoint]()
-    with Router([EXPERIMENT], MemoryAssignments()) as router:
+    with Router([experiment], MemoryAssignments()) as router:
         emitter = Emitter(cast(Any, broker), 1)
         Replay(
             plan, candidates, router, emitter, Pace(MAX_SPEED, stop, lambda _: None), stop=stop, save=saved.append
@@ -89,6 +91,22 @@ def test_the_final_heartbeat_is_the_same_when_a_restart_has_nothing_left_to_send
     # Killed between the two checkpoints: everything is sent, but nothing says that the windows are over.
     again, _ = run(saved[0])
     assert again == records[-2:]
+
+
+def test_segments_ride_on_the_impressions() -> None:
+    plain, _ = run()
+    records, _ = run(experiment=msgspec.structs.replace(EXPERIMENT, segments=("history", "unknown")))
+    met: set[str] = set()
+    for before, record in zip(plain, records, strict=True):
+        if record["type"] == "impression":
+            (own,) = before["assignments"]
+            history = "returning" if record["user_id"] in met else "new"
+            assert record["assignments"] == [own, [f"e@history={history}", *own[1:]]]
+            if record["position"] == 1:
+                met.add(record["user_id"])
+        else:
+            assert record == before
+    assert len(met) < 5  # somebody came back
 
 
 def test_an_epoch_is_settled_only_with_every_record_acknowledged() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -52,6 +53,19 @@ def test_sessions_end_with_a_pause_longer_than_the_gap() -> None:
     rows = [(0, n, 4, m) for n, m in enumerate((0, 1, 40, 41, 71, 72))]
     slates = cut_slates(log_of(rows), size=2, top_k=1)
     assert [s.session_id for s in slates.block(0, 9)] == ["u0.0", "u0.1", "u0.1"]
+
+
+def test_the_first_slate_of_a_user_is_new_and_the_others_are_returning() -> None:
+    # minutes: u0 at 0, 3, 3; u1 at 1, 4
+    rows = [(0, n, 4, m) for n, m in enumerate((0, 0, 3, 3, 3, 3))] + [(1, n, 4, m) for n, m in enumerate((1, 1, 4, 4))]
+    slates = cut_slates(replace(log_of(rows), about={"u1": {"gender": "F"}}), size=2, top_k=1)
+    assert [(s.user_id, s.at_ms // MINUTE_MS, dict(s.attributes)) for s in slates.block(0, 9)] == [
+        ("u0", 0, {"history": "new"}),
+        ("u1", 1, {"history": "new", "gender": "F"}),
+        ("u0", 3, {"history": "returning"}),
+        ("u0", 3, {"history": "returning"}),
+        ("u1", 4, {"history": "returning", "gender": "F"}),
+    ]
 
 
 def test_ids_do_not_depend_on_what_is_replayed_and_are_short() -> None:
