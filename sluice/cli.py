@@ -23,8 +23,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "analyze": ("analyzer.cli:analyze", "Turn counts into decisions."),
     "watch": ("sluice.console.watch:watch", "Subscribe to decisions or any other topic."),
     "counters": ("sluice.console.counters:counters", "Read the live counters."),
+    "ope": ("analyzer.ope_command:ope", "Value other policies from what was logged."),
     "verify": ("stream_processors.cli:verify", "Recount the log and compare every integer."),
-    "explain": ("analyzer.cli:explain", "Recompute a decision from its recorded evidence."),
+    "explain": ("analyzer.explain:explain", "Recompute a decision from its recorded evidence."),
     "bench": ("stream_processors.bench:bench", "Measure against named baselines."),
 }
 
