@@ -93,9 +93,9 @@ def _print(decision: DecisionMade, difference: str | None) -> None:
         console.print(f"  {reason}", highlight=False, markup=False)
     rates = decision.config.get("measure", "rate") == "rate"
     _standing(console, decision, rates)
-    _comparison(console, "against the control", decision.results, rates)
+    _comparison(console, "Against the control", decision.results, rates)
     if decision.uniform:
-        _comparison(console, "the same on the reserved uniform units alone", decision.uniform, rates)
+        _comparison(console, "The same on the reserved uniform units alone", decision.uniform, rates)
     offsets = ", ".join(f"{p}: {i:,}/{c:,}" for p, (i, c) in decision.offsets.items())
     console.print(f"evidence up to offsets (partition: impressions/clicks) {offsets or '–'}", highlight=False)
     if difference is None:
@@ -135,13 +135,14 @@ def _comparison(console: Console, title: str, results: tuple[VariantResult, ...]
     compared = [(result.variant, result.contrast) for result in results if result.contrast is not None]
     if not compared:
         return
-    scale, digits = (100, 2) if rates else (1, 4)
-    table = _table(title, "difference", "at all times", "p", "lift", "at all times", "one look: p")
+    scale, digits = (100, 1) if rates else (1, 3)
+    console.print(f"{title}:", highlight=False)
+    table = _table("variant", "points" if rates else "value", "at all times", "p", "lift", "at all times", "z test")
     for variant, found in compared:
         low, high = (scale * end for end in found.interval)
         lift = "–" if found.lift is None else f"{100 * found.lift:+.1f}%"
         ends = (
-            "–" if found.lift_interval is None else "{:+.1f}…{:+.1f}%".format(*(100 * e for e in found.lift_interval))
+            "–" if found.lift_interval is None else "{:+.0f}…{:+.0f}%".format(*(100 * e for e in found.lift_interval))
         )
         table.add_row(
             variant,

@@ -285,7 +285,7 @@ def test_explain_computes_the_same_bytes_or_exits_1(
     assert shown.returncode == 0, shown.stderr
     assert "reproduced: yes" in shown.stdout
     assert "Ship b" in shown.stdout
-    assert "against the control" in shown.stdout
+    assert "Against the control" in shown.stdout
     assert max(map(len, shown.stdout.splitlines())) <= 80, "everything has room in 80 columns"
     as_json = sluice(settings, env, "explain", "1", "--experiment", "films", "--json")
     answer = msgspec.json.decode(as_json.stdout)
