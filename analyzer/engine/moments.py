@@ -17,8 +17,10 @@ __all__ = ["Floats", "Moments", "effective_units", "inverse_propensity", "moment
 
 Floats: TypeAlias = NDArray[np.float64]
 
-LARGEST = 1e40
-"""Beyond it squares of squares leave the range of doubles; no stream counts so far"""
+LARGEST = 1e20
+"""Of a first-order sum; of a second-order sum it is the square. Products of more would leave the range of doubles."""
+SMALLEST = 1e-9
+"""Impressions (forgotten ones may be fractions); less is 0"""
 
 
 class Moments(NamedTuple):
@@ -54,8 +56,8 @@ def moments(
 ) -> Moments:  # fmt: skip
     """Unweighted sums, broadcast to one shape and checked. Without squares: one impression a unit, independent clicks.
 
-    Raises ValueError that names the argument when a sum is negative, not finite, beyond 1e40, or cannot come from units
-    (c may exceed n, or be negative: an outcome with a value). Reason of the squares' bounds: Cauchy's inequality.
+    Raises ValueError that names the argument when a sum is negative, not finite, beyond 1e20 (squares: 1e40), or cannot
+    come from units (Cauchy's inequality). c may exceed n, or be negative: an outcome with a value.
     """
     given = {"units": units, "n": n, "c": c}
     given |= {"nn": n if nn is None else nn, "cc": c if cc is None else cc, "nc": c if nc is None else nc}
@@ -63,12 +65,13 @@ def moments(
         zip(given, np.broadcast_arrays(*(np.asarray(v, dtype=np.float64) for v in given.values())), strict=True)
     )
     for name, values in parts.items():
-        if not (np.abs(values) <= LARGEST).all():
-            raise ValueError(f"{name}: must be finite, at most 1e40, got {values.tolist()}")
+        most = LARGEST ** len(name) if name != "units" else LARGEST
+        if not (np.abs(values) <= most).all():
+            raise ValueError(f"{name}: must be finite, at most {most:g}, got {values.tolist()}")
         if name not in ("c", "nc") and (values < 0).any():
             raise ValueError(f"{name}: must be ≥ 0, got {values.tolist()}")
-        if name in ("n", "nn") and ((values > 0) & (values < 1 / LARGEST)).any():
-            raise ValueError(f"{name}: must be 0 or at least 1e-40, got {values.tolist()}")
+        if name == "n" and ((values > 0) & (values < SMALLEST)).any():
+            raise ValueError(f"n: must be 0 or at least {SMALLEST:g}, got {values.tolist()}")
     found = Moments(**parts)
     slack = 1 + 1e-9
     if ((found.n > 0) != (found.units > 0)).any() or (found.n**2 > found.units * found.nn * slack).any():
@@ -83,13 +86,14 @@ def moments(
 def inverse_propensity(cells: Moments, percent: ArrayLike) -> Moments:
     """Cells (…, a, k) of allocations a → weighted sums (…, k), each unit with 1 / its propensity.
 
-    percent: (…, a, k), the shares of the allocations, > 0 wherever units are (ValueError otherwise).
+    percent: (…, a, k), the shares of the allocations; ValueError unless they lie in (0, 100] wherever units are.
     Source: Hájek 1971; Horvitz, Thompson 1952.
     """
     share = np.asarray(percent, dtype=np.float64)
-    if ((cells.units > 0) & ~(share > 0)).any():
-        raise ValueError("percent: a cell has units that its allocation gives no share")
-    w = np.where(share > 0, 100.0 / np.where(share > 0, share, 1.0), 0.0)
+    given = (share >= 1e-6) & (share <= 100)
+    if ((cells.units > 0) & ~given).any():
+        raise ValueError("percent: a cell has units that its allocation gives no share in (0, 100]")
+    w = np.where(given, 100.0 / np.where(given, share, 1.0), 0.0)
     first, second = (cells.n, cells.c), (cells.nn, cells.cc, cells.nc)
     return Moments(cells.units, *(w * part for part in first), *(w * w * part for part in second)).sum(axis=-2)
 
