@@ -26,6 +26,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "ope": ("analyzer.ope_command:ope", "Value other policies from what was logged."),
     "verify": ("stream_processors.cli:verify", "Recount the log and compare every integer."),
     "explain": ("analyzer.explain:explain", "Recompute a decision from its recorded evidence."),
+    "simulate": ("analyzer.simulate.cli:simulate", "Measure error rates, coverage and regret on known truth."),
     "bench": ("stream_processors.bench:bench", "Measure against named baselines."),
 }
 

@@ -1,0 +1,1 @@
+"""The engine driven without Kafka, many seeded runs at once: error rates, coverage and regret, measured."""
