@@ -1,8 +1,9 @@
 """The log of an experiment as a table: what was shown with which propensity, and what came of it.
 
 Plainer than the counting: an impression counts with the first record of its id, an outcome when it follows that
-within the attribution window. Lateness is not judged, so a log with late records has some rows that the counters
-leave out; without them both agree. Impressions whose window is still open are left out: their outcome is not known.
+within the attribution window. Lateness is not judged, and a unit that moved to another variant keeps all its rows
+(each has its propensity), so a log with late records or moved units has rows that the counters leave out; without
+them both agree. Impressions whose window is still open are left out: their outcome is not known.
 
 Libraries: pyarrow, msgspec, confluent-kafka (through sluice.adapters).
 """

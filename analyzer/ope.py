@@ -178,7 +178,7 @@ def evaluate(
             offered=offered,
             clip=clip,
             alpha=alpha,
-            tau=effect,
+            effect=effect,
         )
     except ValueError as error:
         raise ConfigError(str(error)) from error

@@ -136,7 +136,7 @@ def log_of(unit: ArrayLike, variant: ArrayLike, propensity: ArrayLike, reward: A
 def off_policy(
     log: Log, target: ByRow | Floats, *, fold: Ints, draw: Floats, stratum: Ints | None = None,
     predictions: ByRow | None = None, offered: ByRow | None = None, clip: float | None = None, alpha: float = 0.05,
-    tau: float = PLANNED_EFFECT,
+    effect: float = PLANNED_EFFECT,
 ) -> OffPolicy:  # fmt: skip
     """All methods at once, for k variants and G units.
 
@@ -144,12 +144,12 @@ def off_policy(
     unit a fold ≥ 0 of the cross-fitting and a number uniform in [0, 1) for `replay`, both from a hash of the unit.
     stratum: (N,) whole numbers ≥ 0; q is the mean by stratum and variant, and by variant if None. predictions:
     instead of that, the q of a model that was not fitted on these rows. offered: 0 where a variant could not be
-    drawn. clip: largest weight. tau: difference, in reward, where `sequence` is tightest.
+    drawn. clip: largest weight. effect: difference, in reward, where `sequence` is tightest.
 
     Raises ValueError when the target is no probability or gives some to a variant that the log never shows, when
-    no row has a variant that the target would show, and when clip, alpha or tau is out of range.
+    no row has a variant that the target would show, and when clip, alpha or effect is out of range.
     """
-    for name, value, most in (("alpha", alpha, 1.0), ("tau", tau, LARGEST), ("clip", clip, LARGEST)):
+    for name, value, most in (("alpha", alpha, 1.0), ("effect", effect, LARGEST), ("clip", clip, LARGEST)):
         if value is not None and not 0 < value < most:
             raise ValueError(f"{name}: {value}: allowed are numbers above 0, below {most:g}")
     full = _weights(log, target)
@@ -169,7 +169,7 @@ def off_policy(
         if offered is not None:
             barred = ByRow((offered.table == 0).astype(np.float64), offered.row)
             unsupported = float(_expected(target, barred).mean())
-    done = {name: _estimate(log.unit, made[name], plain[name], alpha, tau) for name in made}
+    done = {name: _estimate(log.unit, made[name], plain[name], alpha, effect) for name in made}
     mean_weight, variance, _ = _mean(log.unit, full, np.ones_like(full))
     overlap = Overlap(
         mean_weight=mean_weight,
@@ -285,7 +285,7 @@ def _smoothed(n: Floats, total: Floats) -> Floats:
     return np.asarray((total + SMOOTHING * of_variant) / (n + SMOOTHING), dtype=np.float64)
 
 
-def _estimate(unit: Ints, score: _Score, plain: _Score, alpha: float, tau: float) -> Estimate:
+def _estimate(unit: Ints, score: _Score, plain: _Score, alpha: float, effect: float) -> Estimate:
     """`plain`: the score without clipping."""
     mean, variance, units = _mean(unit, score.value, score.size)
     point = mean if score.estimate is None else score.estimate
@@ -293,7 +293,7 @@ def _estimate(unit: Ints, score: _Score, plain: _Score, alpha: float, tau: float
     stderr = math.sqrt(variance)
     t = float(stdtrit(units - 1, 1 - alpha / 2)) if units > 1 else math.inf
     wide = t * stderr if units > 1 else math.inf
-    always = float(half_width(variance, alpha, tau))
+    always = float(half_width(variance, alpha, effect))
     return Estimate(
         estimate=point,
         stderr=stderr,

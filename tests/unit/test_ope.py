@@ -421,7 +421,7 @@ def test_no_rows_are_refused() -> None:
         (same([0.5, 0.5], 2), {"clip": 0}, "clip: 0"),
         (same([0.5, 0.5], 2), {"clip": np.nan}, "clip: nan"),
         (same([0.5, 0.5], 2), {"alpha": 1.0}, "alpha: 1.0"),
-        (same([0.5, 0.5], 2), {"tau": np.inf}, "tau: inf"),
+        (same([0.5, 0.5], 2), {"effect": np.inf}, "effect: inf"),
     ],
 )
 def test_wrong_targets_and_options_are_refused(target: Any, options: dict[str, float], said: str) -> None:
