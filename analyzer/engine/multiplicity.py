@@ -31,7 +31,8 @@ def benjamini_hochberg(p: ArrayLike) -> Floats:
     Source: Benjamini, Hochberg 1995.
     """
     ordered, back, tests = _ordered(p)
-    scaled = ordered * tests / (np.arange(ordered.shape[-1]) + 1)
+    # The factor first: the largest has exactly 1, and no value falls below itself by rounding.
+    scaled = ordered * (tests / (np.arange(ordered.shape[-1]) + 1))
     # nan stands last; as infinity it takes part in no minimum.
     scaled = np.where(np.isnan(ordered), np.inf, scaled)
     least = np.minimum.accumulate(scaled[..., ::-1], axis=-1)[..., ::-1]
