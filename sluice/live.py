@@ -17,6 +17,7 @@ from sluice.adapters.counters import CounterStore, PartitionCounts
 from sluice.adapters.redis import RedisError, wait_for_redis
 from sluice.domain.events import VALUE_SCALE, StatsCell
 from sluice.domain.experiment import Experiment
+from sluice.domain.segments import parse_segment
 from sluice.domain.statistics import CellStatistics
 from sluice.errors import SluiceError, TransportError
 from sluice.names import Keys
@@ -63,15 +64,17 @@ class VariantCounts(Struct, frozen=True, kw_only=True):
 
 
 class ExperimentCounts(Struct, frozen=True, kw_only=True):
-    """Totals of one experiment."""
+    """Totals of one experiment, or of one segment of it (then `experiment` is a name like `demo@history=new`)."""
 
     experiment: str
     known: bool | None
-    """Whether the catalogue has this experiment; None when the catalogue could not be read."""
+    """Whether the catalogue has this experiment, and this attribute with it; None when it could not be read."""
     impressions: int
     clicks: int
     variants: dict[str, VariantCounts]
     """In order of name; the variants the catalogue has are there from the start, with zeros."""
+    segments: dict[str, dict[str, ExperimentCounts]] = {}
+    """Attribute → value → totals of that part. They add up to the experiment where every request has the attribute."""
 
 
 class BucketCounts(Struct, frozen=True, kw_only=True):
@@ -109,6 +112,14 @@ class Snapshot(Struct, frozen=True, kw_only=True):
     watermark_ms: int | None
     """The smallest watermark: all event time before it has been seen on both topics. None before any event."""
 
+    def experiment(self, name: str) -> ExperimentCounts | None:
+        """Totals of an experiment, or of a segment by its name (`demo@history=new`); None where there are none."""
+        segment = parse_segment(name)
+        if segment is None:
+            return self.experiments.get(name)
+        whole = self.experiments.get(segment.experiment)
+        return whole and whole.segments.get(segment.key, {}).get(segment.value)
+
 
 class LiveCounters:
     """Reads the counters of every experiment. `sluice.LiveCounters().experiment("demo").variants["b"].ctr`.
@@ -127,8 +138,8 @@ class LiveCounters:
         self._loaded_at: float | None = None
 
     def experiment(self, name: str) -> ExperimentCounts:
-        """Totals of one experiment; zeros when nothing was counted for it."""
-        found = self.snapshot().experiments.get(name)
+        """Totals of one experiment, or of a segment by its name; zeros when nothing was counted for it."""
+        found = self.snapshot().experiment(name)
         if found is not None:
             return found
         known = None if self._catalogue is None else False
@@ -145,6 +156,7 @@ class LiveCounters:
     def buckets(self, experiment: str) -> dict[str, list[BucketCounts]]:
         """Variant → its counts over event time, in order; empty when nothing was counted. Empty buckets are left out.
 
+        `experiment` may be a segment's name.
         Raises TransportError when Redis is away.
         """
         sums: dict[tuple[str, int], Counter[tuple[str, str]]] = {}
@@ -185,10 +197,8 @@ class LiveCounters:
     def _refresh(self, counted: set[tuple[str, str]]) -> None:
         if self._given is not None or not self._settings.kafka:
             return
-        known = self._catalogue or {}
-        complete = self._catalogue is not None and all(
-            name in known and any(v.name == variant for v in known[name].variants) for name, variant in counted
-        )
+        known = self._catalogue
+        complete = known is not None and all(variant in (_defined(name, known) or ()) for name, variant in counted)
         now = time.monotonic()
         if complete or (self._loaded_at is not None and now - self._loaded_at < _RELOAD_S):
             return
@@ -234,28 +244,46 @@ def sum_cells(cells: Iterable[StatsCell]) -> dict[tuple[str, str, str], CellStat
     return {key: reduce(add, groups[key]) for key in sorted(groups)}
 
 
+def _defined(name: str, known: Mapping[str, Experiment]) -> tuple[str, ...] | None:
+    """The variants that the catalogue has under the name of an experiment or segment; None when it has no such."""
+    segment = parse_segment(name)
+    experiment = known.get(name if segment is None else segment.experiment)
+    if experiment is None or (segment is not None and segment.key not in experiment.segments):
+        return None
+    return tuple(variant.name for variant in experiment.variants)
+
+
 def _experiments(
     cells: Mapping[tuple[str, str, str], CellStatistics], known: Mapping[str, Experiment] | None
 ) -> dict[str, ExperimentCounts]:
-    by_variant: dict[str, dict[str, dict[str, CellStatistics]]] = {}
-    for name, experiment in (known or {}).items():
-        by_variant[name] = {variant.name: {} for variant in experiment.variants}
+    counted: dict[str, dict[str, dict[str, CellStatistics]]] = {name: {} for name in known or ()}
     for (name, variant, allocation), statistics in cells.items():
-        by_variant.setdefault(name, {}).setdefault(variant, {})[allocation] = statistics
-    return {name: _experiment(name, by_variant[name], known) for name in sorted(by_variant)}
+        counted.setdefault(name, {}).setdefault(variant, {})[allocation] = statistics
+    totals = {name: _experiment(name, counted[name], known) for name in sorted(counted)}
+    found: dict[str, ExperimentCounts] = {}
+    segments: dict[str, dict[str, dict[str, ExperimentCounts]]] = {}
+    for name, total in totals.items():
+        segment = parse_segment(name)
+        if segment is None:
+            found[name] = total
+        else:
+            segments.setdefault(segment.experiment, {}).setdefault(segment.key, {})[segment.value] = total
+    for name, parts in segments.items():
+        found[name] = msgspec.structs.replace(found.get(name) or _experiment(name, {}, known), segments=parts)
+    return dict(sorted(found.items()))
 
 
 def _experiment(
-    name: str, variants: Mapping[str, Mapping[str, CellStatistics]], known: Mapping[str, Experiment] | None
+    name: str, counted: Mapping[str, Mapping[str, CellStatistics]], known: Mapping[str, Experiment] | None
 ) -> ExperimentCounts:
-    defined = {variant.name for variant in known[name].variants} if known and name in known else set()
+    defined = None if known is None else _defined(name, known)
     rows = {
-        variant: _variant(variant, variants[variant], None if known is None else variant in defined)
-        for variant in sorted(variants)
+        variant: _variant(variant, counted.get(variant, {}), None if known is None else variant in (defined or ()))
+        for variant in sorted({*counted, *(defined or ())})
     }
     return ExperimentCounts(
         experiment=name,
-        known=None if known is None else name in known,
+        known=None if known is None else defined is not None,
         impressions=sum(row.impressions for row in rows.values()),
         clicks=sum(row.clicks for row in rows.values()),
         variants=rows,

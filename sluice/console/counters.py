@@ -17,7 +17,7 @@ from sluice.console import text
 from sluice.errors import ConfigError
 from sluice.live import BucketCounts, ExperimentCounts, LiveCounters, RecordCounts, Snapshot, VariantCounts
 
-__all__ = ["bucket_table", "counters", "experiment_table", "record_lines"]
+__all__ = ["bucket_table", "counters", "experiment_table", "record_lines", "segment_tables"]
 
 SHOWN_BUCKETS = 24
 
@@ -32,7 +32,8 @@ SHOWN_BUCKETS = 24
 def counters(experiment: str | None, buckets: bool, watch: bool, every: float, as_json: bool) -> None:
     """Impressions, clicks and click rate of every variant, and what became of every record.
 
-    With EXPERIMENT only that one. Experiments and variants that the catalogue does not know are marked `?`.
+    With EXPERIMENT only that one and its segments, or one segment (`demo@history=new`). Experiments and variants that
+    the catalogue does not know are marked `?`.
     """
     logging.basicConfig(level=logging.WARNING, format="sluice: %(message)s")
     if buckets and experiment is None:
@@ -72,18 +73,24 @@ def _json(snapshot: Snapshot, experiment: str | None) -> str:
 
 
 def _one(snapshot: Snapshot, name: str) -> ExperimentCounts:
-    if name not in snapshot.experiments:
+    found = snapshot.experiment(name)
+    if found is None:
         known = ", ".join(snapshot.experiments) or "none yet"
         raise ConfigError(f"experiment {name!r}: nothing is counted or defined under that name; there are: {known}")
-    return snapshot.experiments[name]
+    return found
 
 
 def _shown(snapshot: Snapshot, experiment: str | None, *, must_exist: bool) -> RenderableType:
     if experiment is not None:
-        if must_exist or experiment in snapshot.experiments:
-            return experiment_table(_one(snapshot, experiment))
+        if must_exist or snapshot.experiment(experiment) is not None:
+            found = _one(snapshot, experiment)
+            return Group(experiment_table(found), *segment_tables(found))
         return Text(f"{experiment}: nothing counted yet", style="dim")
-    parts: list[RenderableType] = [experiment_table(found) for found in snapshot.experiments.values()]
+    parts: list[RenderableType] = []
+    for found in snapshot.experiments.values():
+        parts.append(experiment_table(found))
+        if found.segments:
+            parts.append(Text(f"by {', '.join(found.segments)}: sluice counters {found.experiment}\n", style="dim"))
     if not parts:
         parts.append(Text("nothing counted yet", style="dim"))
     return Group(*parts, record_lines(snapshot.records))
@@ -111,6 +118,30 @@ def experiment_table(found: ExperimentCounts) -> RenderableType:
             *(_outcome(row, name) for name in others),
         )
     return Group(title, table, Text())
+
+
+def segment_tables(found: ExperimentCounts) -> list[RenderableType]:
+    """For each attribute the same by value, the largest values first."""
+    tables: list[RenderableType] = []
+    for key, values in found.segments.items():
+        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+        unknown = found.known is not False and any(part.known is False for part in values.values())
+        table.add_column(Text(key).append(" ?" if unknown else "", style="bold yellow"), no_wrap=True)
+        table.add_column("variant", no_wrap=True)
+        for name in ("units", "impressions", "clicks", "click rate"):
+            table.add_column(name, justify="right", no_wrap=True)
+        for value, part in sorted(values.items(), key=lambda item: -item[1].impressions):
+            for first, row in enumerate(part.variants.values()):
+                table.add_row(
+                    Text("" if first else value),
+                    Text(row.variant),
+                    text.count(row.units),
+                    text.count(row.impressions),
+                    text.count(row.clicks),
+                    text.percent(row.ctr),
+                )
+        tables += [table, Text()]
+    return tables
 
 
 def _outcome(row: VariantCounts, name: str) -> str:

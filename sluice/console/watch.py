@@ -23,6 +23,7 @@ from sluice.domain.events import (
     StatsPublished,
 )
 from sluice.domain.experiment import Experiment
+from sluice.domain.segments import parse_segment
 from sluice.names import DECISIONS
 from sluice.subscription import EVENT_TYPES, subscribe
 
@@ -81,12 +82,15 @@ def line(event: object) -> Text:
         case DecisionMade():
             return _decision(event)
         case StatsPublished():
-            impressions = sum(cell.statistics.impressions for cell in event.cells)
+            cells = [cell for cell in event.cells if parse_segment(cell.experiment) is None]
+            impressions = sum(cell.statistics.impressions for cell in cells)
+            segments = len(event.cells) - len(cells)
             return _joined(
                 text.moment(event.at_ms),
                 f"partition {event.partition}",
                 f"offsets {event.impressions_offset}, {event.clicks_offset}",
-                f"{text.count(impressions)} impressions in {len(event.cells)} cells",
+                f"{text.count(impressions)} impressions in {len(cells)} cells",
+                f"{segments} cells of segments" if segments else "",
             )
         case AssignmentMade():
             sticky = "sticky" if event.sticky else f"propensity {event.propensity:g}"

@@ -10,13 +10,14 @@ from io import StringIO
 import pytest
 from event_logs import random_logs
 from msgspec import json
-from rich.console import Console
+from msgspec.structs import replace
+from rich.console import Console, Group
 
 import sluice
 from sluice.adapters import catalogue
 from sluice.adapters.counters import CounterStore, PartitionUpdate
 from sluice.adapters.redis import connect
-from sluice.console.counters import bucket_table
+from sluice.console.counters import bucket_table, segment_tables
 from sluice.domain.definitions import Definitions
 from sluice.domain.experiment import Experiment, Variant
 from sluice.live import OutcomeCounts
@@ -99,6 +100,62 @@ def test_what_the_catalogue_does_not_know_is_marked(settings: Settings) -> None:
         "e": (True, {"a": True, "b": True, "zz": False}),
         "ghost": (False, {"a": False}),
     }
+
+
+def test_segments_are_parts_of_their_experiment(settings: Settings) -> None:
+    catalogue.apply(settings, [replace(E, segments=("history",))])
+    write(settings, 0, {
+        ("e", "a", "a=100"): "2,5,13", ("e", "a", "a=100", "click"): "2,2,5,0,0,0",
+        ("e@history=new", "a", "a=100"): "1,2,4", ("e@history=new", "a", "a=100", "click"): "1,1,2,0,0,0",
+        ("e@history=old", "a", "a=100"): "1,3,9", ("e@history=old", "a", "a=100", "click"): "1,1,3,0,0,0",
+        ("e@colour=red", "a", "a=100"): "1,3,9", ("ghost@history=new", "zz", "a=100"): "1,1,1",
+    })  # fmt: skip
+    write(settings, 1, {("e@history=new", "b", "a=100"): "1,4,16", ("e", "b", "a=100"): "1,4,16"})
+    with sluice.LiveCounters(settings) as live:
+        snapshot = live.snapshot()
+        new = live.experiment("e@history=new")
+        assert live.experiment("e@history=none").variants == {}
+        assert live.experiment("e@none=new").variants == {}
+    assert set(snapshot.experiments) == {"e", "ghost"}
+    e, ghost = snapshot.experiments["e"], snapshot.experiments["ghost"]
+    assert (e.known, e.impressions, e.clicks) == (True, 9, 2)
+    assert {key: {value: part.known for value, part in parts.items()} for key, parts in e.segments.items()} == {
+        "history": {"new": True, "old": True},
+        "colour": {"red": False},
+    }
+    assert new == e.segments["history"]["new"]
+    assert {name: (row.known, row.impressions, row.clicks) for name, row in new.variants.items()} == {
+        "a": (True, 2, 1),
+        "b": (True, 4, 0),
+    }
+    assert e.segments["history"]["old"].variants["b"].impressions == 0
+    assert (ghost.known, ghost.impressions, ghost.segments["history"]["new"].impressions) == (False, 0, 1)
+    text = StringIO()
+    Console(file=text, width=80).print(Group(*segment_tables(e)))
+    lines = [line.split() for line in text.getvalue().splitlines()]
+    assert lines[0] == ["colour", "?", "variant", "units", "impressions", "clicks", "click", "rate"]
+    assert lines[4:7] == [["new", "a", "1", "2", "1", "50.0", "%"], ["b", "1", "4", "0", "0.0", "%"],
+                          ["old", "a", "1", "3", "1", "33.3", "%"]]  # fmt: skip
+
+
+def test_counted_segments_do_not_make_the_catalogue_be_read_again(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    catalogue.apply(settings, [replace(E, segments=("history",))])
+    write(settings, 0, {("e", "a", "a=100"): "1,1,1", ("e@history=new", "a", "a=100"): "1,1,1"})
+    loads: list[Settings] = []
+    load = catalogue.load
+
+    def counted(given: Settings) -> dict[str, Experiment]:
+        loads.append(given)
+        return load(given)
+
+    monkeypatch.setattr("sluice.live._RELOAD_S", 0.0)
+    monkeypatch.setattr("sluice.live.catalogue.load", counted)
+    with sluice.LiveCounters(settings) as live:
+        for _ in range(3):
+            live.totals()
+    assert len(loads) == 1
 
 
 def test_an_experiment_that_is_defined_later_becomes_known(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:

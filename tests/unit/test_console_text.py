@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 
+import msgspec
 import pytest
 from rich.console import Console, RenderableType
 
@@ -131,6 +132,14 @@ def test_every_kind_of_event_has_a_line() -> None:
                 watermark_ms=-1, cells=(cell("a", 1),), records={},
             ),
             "–  partition 3  offsets 7, 8  27 impressions in 1 cells",
+        ),
+        (
+            StatsPublished(
+                partition=3, impressions_offset=7, clicks_offset=8, window_ms=1, lateness_ms=1, at_ms=-1,
+                watermark_ms=-1, records={},
+                cells=(cell("a", 1), msgspec.structs.replace(cell("a", 1), experiment="e@history=new")),
+            ),
+            "27 impressions in 1 cells  1 cells of segments",
         ),
         (
             AssignmentMade(
