@@ -14,8 +14,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType, TracebackType
 from typing import NamedTuple
 
-import msgspec
-
 from router.segments import Segmenter
 from sluice.domain.allocation import allocation_key, choose
 from sluice.domain.assignment import AssignmentClaims, Claim, StoredAssignment
@@ -61,10 +59,7 @@ class Routed(NamedTuple):
 
 def carried(answer: Sequence[Routed]) -> tuple[Assignment, ...]:
     """What the impressions of one request carry: every experiment's assignment, then those of the segments."""
-    assignments = [routed.assignment for routed in answer]
-    for routed in answer:
-        assignments += routed.segments
-    return tuple(assignments)
+    return (*[routed.assignment for routed in answer], *[part for routed in answer for part in routed.segments])
 
 
 class _InForce(NamedTuple):
@@ -196,8 +191,7 @@ class Router:
                 name, unit = key
                 kind = kinds[name]
                 assignment = Assignment(name, stored.variant, stored.allocation, unit, stored.propensity, kind)
-                names = self._segmenter.names(name, request.attributes) if request.attributes else ()
-                segments = tuple([msgspec.structs.replace(assignment, experiment=segment) for segment in names])
+                segments = self._segmenter.parts(assignment, request.attributes)
                 answer.append(Routed(assignment, stored.version, not made, segments))
                 if self._exposures is not None:
                     exposures.append(

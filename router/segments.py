@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 
+from msgspec.structs import replace
+
 from sluice.domain.definitions import OTHER
-from sluice.domain.events import MAX_ASSIGNMENTS
+from sluice.domain.events import MAX_ASSIGNMENTS, Assignment
 from sluice.domain.experiment import Experiment
 from sluice.domain.segments import segment_name
 
@@ -19,7 +21,7 @@ MAX_VALUES = 100
 
 
 class Segmenter:
-    """Names of segments. Remembers which values it has met: later ones than the first `MAX_VALUES` are `other`."""
+    """Which segments there are. It remembers the values it has met: what comes after `MAX_VALUES` is `other`."""
 
     def __init__(self, experiments: Sequence[Experiment]) -> None:
         room = max(0, MAX_ASSIGNMENTS - len(experiments))
@@ -35,9 +37,15 @@ class Segmenter:
                 ", ".join(f"{name}@{key}" for name, key in wanted[room:]),
             )
 
-    def names(self, experiment: str, attributes: Mapping[str, str]) -> list[str]:
-        """Names of the segments of `experiment` that a request with `attributes` belongs to, at most one a key."""
-        return [self._name(experiment, key, attributes[key]) for key in self._keys[experiment] if key in attributes]
+    def parts(self, assignment: Assignment, attributes: Mapping[str, str]) -> tuple[Assignment, ...]:
+        """`assignment` under the name of each segment that a request with `attributes` belongs to, one a key."""
+        name = assignment.experiment
+        keys = self._keys[name]
+        if not keys:
+            return ()
+        return tuple(
+            [replace(assignment, experiment=self._name(name, k, attributes[k])) for k in keys if k in attributes]
+        )
 
     def _name(self, experiment: str, key: str, value: str) -> str:
         name, seen = segment_name(experiment, key, value), self._seen[experiment, key]
