@@ -1,4 +1,7 @@
-"""The off-policy estimators: by hand, against other programs, and their error rates by seeded simulation."""
+"""The off-policy estimators: by hand, against other programs, and their error rates by seeded simulation.
+
+The figures of docs/statistics.md: `python tests/unit/test_ope.py`, the same code with more runs.
+"""
 
 from __future__ import annotations
 
@@ -179,13 +182,13 @@ def simulated(rng: np.random.Generator, units: int = 250) -> tuple[Log, np.ndarr
     return log_of(unit, shown[unit], p[unit], reward, variants=2), context[unit]
 
 
-def repeated(runs: int, seed: int, **changes: Any) -> dict[str, tuple[float, float, float]]:
+def repeated(runs: int, seed: int, units: int = 250, **changes: Any) -> dict[str, tuple[float, float, float]]:
     """Method → (mean error in its standard errors, share of intervals and share of sequences that hold the truth)."""
     rng = np.random.default_rng(seed)
     found: dict[str, list[tuple[float, bool, bool]]] = {name: [] for name in ALL}
     for _ in range(runs):
-        log, context = simulated(rng)
-        folds = {"fold": rng.integers(0, 5, 250), "draw": rng.random(250)}
+        log, context = simulated(rng, units)
+        folds = {"fold": rng.integers(0, 5, units), "draw": rng.random(units)}
         options = {name: change(log, context) for name, change in changes.items()}
         log = options.pop("log", log)
         result = run(log, ByRow(TARGET, context), **folds, **{"stratum": context, **options})
@@ -434,3 +437,10 @@ def test_a_variant_the_log_never_shows_cannot_be_valued() -> None:
         run(log_of(**GOOD, variants=3), same([0.5, 0.2, 0.3], 2))
     with pytest.raises(ValueError, match="weights up to 1e\\+12"):
         run(log_of(**{**GOOD, "propensity": [0.5, 1e-13]}, variants=2), same([0.5, 0.5], 2))
+
+
+if __name__ == "__main__":
+    for units in (250, 1000):
+        print(f"{units} units: mean error in its standard errors, coverage of interval and sequence, of 2000 runs")
+        for method, figures in repeated(2000, 99, units).items():
+            print(f"  {method:8}" + "".join(f"{figure:9.4f}" for figure in figures))
