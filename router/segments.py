@@ -16,7 +16,7 @@ __all__ = ["MAX_VALUES", "Segmenter"]
 
 log = logging.getLogger(__name__)
 
-MAX_VALUES = 100
+MAX_VALUES = 40
 """Values of one attribute that are counted by name: whoever writes attributes must not crowd out other experiments"""
 
 
