@@ -4,7 +4,7 @@ Randomisation is by unit and clicks are per impression, so the rate R = Σc / Σ
 over units, and its variance comes from the units (delta method), not from the impressions. All sums are
 integers; they are combined exactly and rounded once.
 
-Library: scipy (quantile of Student's t).
+Libraries: numpy, scipy (quantile of Student's t).
 """
 
 from __future__ import annotations
@@ -12,12 +12,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
+import numpy as np
 from scipy.special import stdtrit
 
+from analyzer.engine.moments import Floats, Moments, effective_units, variance
 from sluice.domain.events import StatsCell
 from sluice.domain.statistics import CellStatistics
 
-__all__ = ["ClusteredRate", "clustered_rate", "merge_cells"]
+__all__ = ["ClusteredRate", "clustered_rate", "design_effect", "few_units_factor", "merge_cells"]
 
 _Z95 = 1.959963984540054
 
@@ -62,20 +64,42 @@ def clustered_rate(cell: CellStatistics, outcome: str) -> ClusteredRate:
         raise ValueError(f"cell: {units} units cannot have Σn = {n} and Σn² = {nn}")
     if n == 0:
         return ClusteredRate(0, 0, 0, 0.0, float("nan"), 0.0, 1.0, 0.0)
-    effective_units = n * n / nn
+    effective = n * n / nn
     worst = nn / n
     # Σ(c − Rn)² · n², in integers: in doubles the three terms would cancel.
     squares = max(0, cc * n * n - 2 * c * n * nc + c * c * nn)
-    variance = units * squares / ((units - 1) * n**4) if units > 1 else float("nan")
+    seen = units * squares / ((units - 1) * n**4) if units > 1 else float("nan")
     if units < 2 or not 0 < c < n:
-        design_effect = worst
+        effect = worst
     else:
         measured = squares / (c * (n - c) * n)
-        freedom = max(effective_units - 1, 1e-3)
-        caution = float(stdtrit(freedom, 0.975)) / _Z95
-        design_effect = min(measured * units / (units - 1) * caution * caution, max(worst, measured))
-    design_effect = max(1.0, design_effect)
-    return ClusteredRate(units, n, c, c / n, variance, effective_units, design_effect, n / design_effect)
+        caution = float(few_units_factor(np.array(effective)))
+        effect = min(measured * units / (units - 1) * caution, max(worst, measured))
+    effect = max(1.0, effect)
+    return ClusteredRate(units, n, c, c / n, seen, effective, effect, n / effect)
+
+
+def few_units_factor(units: Floats) -> Floats:
+    """(t₀.₉₇₅(units − 1) / 1.96)²: by how much to enlarge a variance that is estimated from few effective units."""
+    caution = np.asarray(stdtrit(np.maximum(units - 1.0, 1e-3), 0.975), dtype=np.float64) / _Z95
+    return caution * caution
+
+
+def design_effect(arms: Moments) -> Floats:
+    """The guarded design effect of `clustered_rate`, for (…, k) moments of outcomes counted at most once an impression.
+
+    1 without impressions. Weighted moments give that of the weighted rate over Σwn: weights cost what they cost.
+    """
+    shown = (arms.n > 0) & (arms.units > 0)
+    n = np.where(shown, arms.n, 1.0)
+    r = np.where(shown, arms.c, 0.0) / n
+    worst = arms.nn / n
+    measurable = (arms.units > 1) & (r > 0) & (r < 1)
+    several = np.where(measurable, arms.units, 2.0)
+    measured = np.where(measurable, variance(arms), 1.0) * n / np.where(measurable, r * (1.0 - r), 1.0)
+    most = np.maximum(worst, measured * (several - 1.0) / several)
+    effect = np.where(measurable, np.minimum(measured * few_units_factor(effective_units(arms)), most), worst)
+    return np.where(shown, np.maximum(effect, 1.0), 1.0)
 
 
 def merge_cells(cells: Iterable[StatsCell], experiment: str, *outcomes: str) -> tuple[StatsCell, ...]:

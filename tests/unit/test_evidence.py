@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analyzer.engine.evidence import clustered_rate, merge_cells
+from analyzer.engine.evidence import clustered_rate, design_effect, merge_cells
+from analyzer.engine.moments import Moments
 from sluice.domain.events import StatsCell
 from sluice.domain.statistics import CellStatistics, OutcomeStatistics
 
@@ -120,3 +121,33 @@ def test_cells_are_merged_in_one_order_whatever_theirs() -> None:
     assert [(c.variant, c.allocation) for c in merged] == [("a", "x"), ("a", "y"), ("b", "x")]
     assert merged[2].statistics == cell([(2, 1), (5, 2)])
     assert merge_cells(reversed(cells), "e", "click") == merged
+
+
+@given(st.lists(st.lists(unit, min_size=1, max_size=30), min_size=1, max_size=4))
+def test_the_design_effect_of_arrays_is_that_of_cells(variants: list[Units]) -> None:
+    arms = moments_of(variants)
+    assert design_effect(arms) == pytest.approx(
+        [clustered_rate(cell(units), "click").design_effect for units in variants], rel=1e-9
+    )
+
+
+def test_the_design_effect_of_arrays_survives_sums_that_doubles_cannot_tell_apart() -> None:
+    units = [(10**7, 10**7 - 10**5 + 300 * (i % 5)) for i in range(300)]
+    expected = clustered_rate(cell(units), "click").design_effect
+    assert design_effect(moments_of([units])) == pytest.approx([expected], rel=1e-9)
+
+
+def test_variants_without_impressions_or_of_one_unit_have_defined_design_effects() -> None:
+    nothing = Moments(*(np.zeros(2) for _ in range(6)))
+    assert list(design_effect(nothing)) == [1, 1]
+    assert list(design_effect(moments_of([[(8, 3)]]))) == [8]
+
+
+def moments_of(variants: list[Units]) -> Moments:
+    cells = [cell(units) for units in variants]
+    sums = [c.outcome("click") for c in cells]
+    columns = [
+        [c.units for c in cells], [c.impressions for c in cells], [s.count for s in sums],
+        [c.impressions_squared for c in cells], [s.count_squared for s in sums], [s.count_impressions for s in sums],
+    ]  # fmt: skip
+    return Moments(*np.array(columns, dtype=np.float64))
