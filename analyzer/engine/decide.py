@@ -13,10 +13,8 @@ import msgspec
 
 from analyzer.engine import reasons
 from analyzer.engine.bandit import moved_enough, thompson_shares
-from analyzer.engine.bayes import compare
-from analyzer.engine.evaluate import Evaluation, Problem, evaluate
+from analyzer.engine.evaluate import Evaluation, Problem, best_of, evaluate
 from analyzer.engine.guardrails import check_guardrails
-from analyzer.engine.sample_ratio import sample_ratio
 from analyzer.engine.segments import compare_segments
 from analyzer.engine.verdict import Finding, conclude
 from sluice.domain.allocation import allocation_key, whole_percents
@@ -91,7 +89,7 @@ def _decision(case: Case, figures: Evaluation) -> DecisionMade:
     experiment, snapshot, before = case.experiment, case.snapshot, case.previous or Previous(0, {}, 0)
     results = _results(experiment, figures)
     short = _short(experiment, figures)
-    once = always = sample_ratio(snapshot.cells)
+    once, always = _rounded(figures.sample_ratio_once), _rounded(figures.sample_ratio_always)
     checked = check_guardrails(experiment, snapshot.cells, DIGITS)
     segments = compare_segments(experiment, snapshot.segments, DIGITS)
     finding = conclude(experiment, results, tuple(short), always, checked)
@@ -119,8 +117,8 @@ def _decision(case: Case, figures: Evaluation) -> DecisionMade:
         seed=experiment.seed,
         evidence=snapshot.cells,
         results=results,
-        sample_ratio_p=_rounded(once),
-        sample_ratio_always_valid_p=_rounded(always),
+        sample_ratio_p=once,
+        sample_ratio_always_valid_p=always,
         allocation=allocation,
         allocation_version=before.allocation_version
         + (allocation != (before.allocation or experiment.starting_allocation)),
@@ -173,7 +171,7 @@ def _contrast(figures: Evaluation, i: int) -> Contrast | None:
         lift=_rounded(figures.lift.estimate[i]),
         lift_interval=_interval(figures.lift.low[i], figures.lift.high[i]),
         p_better=round(float(figures.p_better[i]), DIGITS),
-        p_rope=None,
+        p_rope=_rounded(figures.p_rope[i]),
         fixed_horizon_p=_significant(figures.fixed_horizon_p[i]),
     )
 
@@ -248,7 +246,7 @@ def _allocation(
 def policy_shares(experiment: Experiment, figures: Evaluation, left: list[int]) -> list[float]:
     """Shares of the variants `left`, before floors and whole percents."""
     first, second = figures.posterior
-    return [max(0.0, p) for p in compare(first[left], second[left]).p_best.tolist()]
+    return [max(0.0, p) for p in best_of(experiment.measure, (first[left], second[left])).p_best.tolist()]
 
 
 def _rounded(value: float | None) -> float | None:

@@ -17,7 +17,11 @@ from numpy.typing import NDArray
 from scipy.special import ndtr
 
 from analyzer.engine.bayes import Comparison, compare, credible_intervals
-from analyzer.engine.moments import Floats, Moments, effective_units, inverse_propensity, rate, variance
+from analyzer.engine.evidence import design_effect
+from analyzer.engine.lift import rope
+from analyzer.engine.moments import Floats, Moments, effective_units, inverse_propensity, rate
+from analyzer.engine.normal import compare_normal, lifts_normal, posterior, rope_normal
+from analyzer.engine.sample_ratio import sample_ratio_chi_square, sample_ratio_sequential
 from analyzer.engine.sequential import Contrasts, Interval, Lifts, contrasts, lift_sequences, rate_sequences, ready
 from sluice.domain.allocation import parse_allocation_key
 from sluice.domain.events import VALUE_SCALE, StatsCell
@@ -25,7 +29,11 @@ from sluice.domain.experiment import Experiment
 from sluice.domain.statistics import CellStatistics
 from sluice.errors import InvalidEvent
 
-__all__ = ["Evaluation", "Learned", "Problem", "Table", "evaluate", "table"]
+__all__ = ["Evaluation", "Learned", "Problem", "Table", "best_of", "evaluate", "table"]
+
+
+Z95 = 1.959963984540054
+"""Half-width of a central 95 % interval of a Normal, in standard deviations"""
 
 
 class Learned(NamedTuple):
@@ -64,10 +72,24 @@ class Evaluation(NamedTuple):
     expected_loss: Floats
     p_better: Floats
     """Than the control; 1/2 for the control itself"""
+    p_rope: Floats
+    """That the difference to the control lies within ±rope; nan where none is set"""
     sequence: Interval
     contrasts: Contrasts
     lift: Lifts
     fixed_horizon_p: Floats
+    sample_ratio_once: float
+    """Chi-square, for one look; nan while there are too few units"""
+    sample_ratio_always: float
+    """Valid at all times; nan where nothing was left to chance"""
+
+
+class _Bayes(NamedTuple):
+    posterior: tuple[Floats, Floats]
+    interval: Floats
+    compared: Comparison
+    better: Floats
+    inside: Floats | None
 
 
 class Table(NamedTuple):
@@ -91,22 +113,28 @@ def table(groups: Sequence[tuple[Iterable[StatsCell], Sequence[str]]], outcome: 
     A cell whose allocation promises its variant nothing (or is unreadable: `other`) gets percent 0: it is counted, but
     cannot be weighted.
     """
-    rows: list[dict[str, list[tuple[int, StatsCell]]]] = []
-    for cells, names in groups:
+    places: list[tuple[int, int, int]] = []
+    numbers: list[tuple[float, ...]] = []
+    promised: list[tuple[int, int, list[int]]] = []
+    for e, (cells, names) in enumerate(groups):
         place = {name: index for index, name in enumerate(names)}
-        found: dict[str, list[tuple[int, StatsCell]]] = {}
+        rows: dict[str, int] = {}
         for cell in cells:
-            if cell.variant in place:
-                found.setdefault(cell.allocation, []).append((place[cell.variant], cell))
-        rows.append(found)
-    shape = (len(rows), max([1, *map(len, rows)]), len(groups[0][1]))
-    sums, percent = np.zeros((*shape, 7)), np.zeros(shape)
-    for e, (found, (_, names)) in enumerate(zip(rows, groups, strict=True)):
-        for a, (key, of) in enumerate(found.items()):
+            v = place.get(cell.variant)
+            if v is None:
+                continue
+            a = rows.setdefault(cell.allocation, len(rows))
+            places.append((e, a, v))
+            numbers.append(_numbers(cell.statistics, outcome, measure))
+        for key, a in rows.items():
             shares = _shares(key)
-            percent[e, a] = [shares.get(name, 0) for name in names]
-            for v, cell in of:
-                sums[e, a, v] += _numbers(cell.statistics, outcome, measure)
+            promised.append((e, a, [shares.get(name, 0) for name in names]))
+    shape = (len(groups), 1 + max((a for _, a, _ in promised), default=0), len(groups[0][1]))
+    sums, percent = np.zeros((*shape, 7)), np.zeros(shape)
+    if places:
+        np.add.at(sums, tuple(np.array(places).T), np.array(numbers, dtype=np.float64))
+    for e, a, shares_of in promised:
+        percent[e, a] = shares_of
     return Table(Moments(*np.moveaxis(sums[..., :6], -1, 0)), percent, sums[..., 6])
 
 
@@ -134,7 +162,11 @@ def _evaluate(problems: Sequence[Problem]) -> list[Evaluation]:
     totals, outcomes = counted.cells.sum(-2), counted.outcomes.sum(-2)
     weighted = inverse_propensity(*counted.usable())
     effect = design_effect(totals)
-    posterior, interval, compared, better = _bayes(problems, orders, totals, effect)
+    bayes = (
+        _beta(problems, orders, totals, effect, rule.rope)
+        if experiment.measure == "rate"
+        else _normal(totals, rule.rope)
+    )
     against = contrasts(weighted, 0, alpha=rule.alpha, tau=tau)
     spread = np.sqrt(against.variance)
     together = Evaluation(
@@ -147,17 +179,21 @@ def _evaluate(problems: Sequence[Problem]) -> list[Evaluation]:
         weighted_rate=rate(weighted),
         effective_units=effective_units(weighted),
         design_effect=effect,
-        posterior=posterior,
-        interval=interval,
-        p_best=compared.p_best,
-        expected_loss=compared.expected_loss,
-        p_better=better,
+        posterior=bayes.posterior,
+        interval=bayes.interval,
+        p_best=bayes.compared.p_best,
+        expected_loss=bayes.compared.expected_loss,
+        p_better=bayes.better,
+        p_rope=np.full_like(totals.n, np.nan) if bayes.inside is None else bayes.inside,
         sequence=rate_sequences(weighted, tau=tau),
         contrasts=against,
         lift=lift_sequences(weighted, 0, alpha=rule.alpha, tau=tau),
         fixed_horizon_p=2 * ndtr(-np.abs(against.difference) / np.where(spread > 0, spread, np.inf)),
+        sample_ratio_once=sample_ratio_chi_square(counted.cells.units, counted.percent),  # type: ignore[arg-type]
+        sample_ratio_always=sample_ratio_sequential(counted.cells.units, counted.percent),  # type: ignore[arg-type]
     )
-    return [_row(together, e, np.argsort(order)) for e, order in enumerate(orders)]
+    together = _reordered(together, np.argsort(orders, axis=-1))
+    return [_row(together, e) for e in range(len(problems))]
 
 
 def _control_first(experiment: Experiment) -> list[int]:
@@ -166,12 +202,11 @@ def _control_first(experiment: Experiment) -> list[int]:
     return [control, *(i for i in range(len(names)) if i != control)]
 
 
-def _bayes(
-    problems: Sequence[Problem], orders: NDArray[np.int64], totals: Moments, effect: Floats
-) -> tuple[tuple[Floats, Floats], Floats, Comparison, Floats]:
-    """Posterior, its 95 % interval, the comparison of all, and P(better than the control)."""
-    shown, clicked = totals.n.copy(), totals.c.copy()
-    worth = effect.copy()
+def _beta(
+    problems: Sequence[Problem], orders: NDArray[np.int64], totals: Moments, effect: Floats, rope_width: float | None
+) -> _Bayes:
+    """Of rates: Beta posteriors of the counts, divided by their design effect."""
+    shown, clicked, worth = totals.n.copy(), totals.c.copy(), effect.copy()
     for e, (problem, order) in enumerate(zip(problems, orders, strict=True)):
         if problem.learned is not None:
             shown[e], clicked[e], inflation = (np.array(part)[order] for part in problem.learned)
@@ -182,8 +217,38 @@ def _bayes(
     beta = prior[..., 1] + np.maximum(shown - clicked, 0.0) / worth
     pairs = [np.stack(np.broadcast_arrays(part[:, :1], part[:, 1:]), -1) for part in (alpha, beta)]
     better = compare(*pairs).p_best[..., 1]
-    better = np.concatenate([np.full_like(alpha[:, :1], 0.5), better], axis=-1)
-    return (alpha, beta), credible_intervals(alpha, beta), compare(alpha, beta), better
+    return _Bayes(
+        (alpha, beta),
+        credible_intervals(alpha, beta),
+        compare(alpha, beta),
+        np.concatenate([np.full_like(alpha[:, :1], 0.5), better], axis=-1),
+        None if rope_width is None else rope(alpha, beta, 0, -rope_width, rope_width).inside,
+    )
+
+
+def _normal(totals: Moments, rope_width: float | None) -> _Bayes:
+    """Of values: Normal posteriors of the means; flat where nothing is known yet, or nearly so."""
+    mean, spread = posterior(totals)
+    known = np.isfinite(spread)
+    some = known.any(axis=-1, keepdims=True)
+    usual = np.where(known, mean, 0.0).sum(-1, keepdims=True) / np.maximum(known.sum(-1, keepdims=True), 1)
+    wide = np.where(some, np.where(known, spread, 0.0).max(-1, keepdims=True) * 1e6, 1.0)
+    mean, spread = np.where(known, mean, usual), np.where(known, spread, wide)
+    sd = np.sqrt(spread)
+    better = lifts_normal(mean, spread, 0).p_better
+    return _Bayes(
+        (mean, sd),
+        np.stack([mean - Z95 * sd, mean + Z95 * sd], -1),
+        compare_normal(mean, spread),
+        better,
+        None if rope_width is None else rope_normal(mean, spread, 0, -rope_width, rope_width).inside,
+    )
+
+
+def best_of(measure: str, posterior: tuple[Floats, Floats]) -> Comparison:
+    """P(best) and expected loss of posteriors as an `Evaluation` holds them."""
+    first, second = posterior
+    return compare(first, second) if measure == "rate" else compare_normal(first, second**2)
 
 
 def _numbers(sums: CellStatistics, outcome: str, measure: str) -> tuple[float, ...]:
@@ -205,28 +270,19 @@ def _shares(key: str) -> dict[str, int]:
         return {}
 
 
-def _row(together: Evaluation, e: int, back: NDArray[np.int64]) -> Evaluation:
-    """Experiment e, its variants in their own order again."""
-
-    def one(part: Any) -> Any:
-        if isinstance(part, np.ndarray):
-            return part[e][back]
-        parts = [one(inner) for inner in part]
-        return type(part)(*parts) if hasattr(part, "_fields") else tuple(parts)
-
-    found: Evaluation = one(together)
-    return found
+def _reordered(part: Any, back: NDArray[np.int64]) -> Any:
+    """Every array with its variants in their own order again."""
+    if isinstance(part, np.ndarray):
+        if part.ndim == 1:
+            return part
+        return np.take_along_axis(part, back if part.ndim == 2 else back[..., None], axis=1)
+    parts = [_reordered(inner, back) for inner in part]
+    return type(part)(*parts) if hasattr(part, "_fields") else tuple(parts)
 
 
-def design_effect(arms):
-    from scipy.special import stdtrit
-
-    with np.errstate(all="ignore"):
-        u = effective_units(arms)
-        worst = np.where(arms.n > 0, arms.nn / np.where(arms.n > 0, arms.n, 1), 1)
-        r = rate(arms)
-        measured = variance(arms) / (r * (1 - r) / arms.n)
-        caution = stdtrit(np.maximum(u - 1, 1e-3), 0.975) / 1.959963984540054
-        m = np.minimum(measured * caution**2, np.maximum(worst, measured))
-    m = np.where((arms.units < 2) | (arms.c <= 0) | (arms.c >= arms.n), worst, m)
-    return np.maximum(1.0, np.nan_to_num(m, nan=1.0))
+def _row(part: Any, e: int) -> Any:
+    """Experiment e of arrays over experiments."""
+    if isinstance(part, np.ndarray):
+        return part[e]
+    parts = [_row(inner, e) for inner in part]
+    return type(part)(*parts) if hasattr(part, "_fields") else tuple(parts)
