@@ -22,6 +22,7 @@ from sluice.errors import InvalidEvent
 
 __all__ = [
     "LEAST_EXPECTED",
+    "log_tilt_mixture",
     "sample_ratio",
     "sample_ratio_always",
     "sample_ratio_chi_square",
@@ -35,6 +36,8 @@ _STEPS = 2.0 ** np.arange(-10, 2)
 _TILTS: Floats = np.concatenate([-_STEPS, _STEPS])
 """λ: log odds by which a variant gets less or more than promised, from a thousandth up. Between two, evidence grows
 at least 8/9 as fast as with the best λ."""
+_LOG_PRIOR: Floats = 0.5 * np.log(np.abs(_TILTS)) - math.log(np.sqrt(np.abs(_TILTS)).sum())
+"""Weights ∝ √|λ|: small tilts take many units anyway, beside which the price of a small weight is small"""
 _COST: Floats = np.log1p(np.arange(101.0)[:, None] / 100 * np.expm1(_TILTS))
 """(101, λ): log(1 − θ + θ·e^λ), by whole percent θ"""
 
@@ -92,17 +95,23 @@ def sample_ratio_sequential(units: ArrayLike, percent: ArrayLike) -> Floats:
     Allocations whose percents do not sum to 100 are left out. Raises ValueError as `sample_ratio_chi_square` does.
     Source: Lindon, Malek 2022 (sequential multinomial test; there one allocation and a Dirichlet mixture); Ville 1939.
     """
+    log_e = log_tilt_mixture(units, percent)
+    return np.asarray(np.exp(-np.maximum(log_e, 0.0)))
+
+
+def log_tilt_mixture(units: ArrayLike, percent: ArrayLike) -> Floats:
+    """ln of the ratio that `sample_ratio_sequential` explains, (…); inf and nan where its p is 0 and nan."""
     n, share, impossible = _checked(units, percent)
     *lead, _, k = n.shape
     whole = share.astype(np.int64)
     place = np.arange(math.prod(lead) * k).reshape(*lead, 1, k) * 101 + whole
     drawn = np.broadcast_to(n.sum(axis=-1, keepdims=True), n.shape)
     by_percent = np.bincount(place.ravel(), drawn.ravel(), math.prod(lead) * k * 101).reshape(*lead, k, 101)
-    log_ratio = n.sum(axis=-2)[..., None] * _TILTS - by_percent @ _COST
+    log_ratio = n.sum(axis=-2)[..., None] * _TILTS - by_percent @ _COST + _LOG_PRIOR
     most = log_ratio.max(axis=(-2, -1), keepdims=True)
-    log_e = most[..., 0, 0] + np.log(np.exp(log_ratio - most).mean(axis=(-2, -1)))
+    log_e = most[..., 0, 0] + np.log(np.exp(log_ratio - most).sum(axis=(-2, -1)) / k)
     chance = ((share > 0) & (share < 100)).any(axis=(-2, -1))
-    return np.asarray(np.where(impossible, 0.0, np.where(chance, np.exp(-np.maximum(log_e, 0.0)), np.nan)))
+    return np.asarray(np.where(impossible, np.inf, np.where(chance, log_e, np.nan)))
 
 
 def _checked(units: ArrayLike, percent: ArrayLike) -> tuple[Floats, Floats, NDArray[np.bool_]]:
