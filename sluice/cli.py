@@ -27,6 +27,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "verify": ("stream_processors.cli:verify", "Recount the log and compare every integer."),
     "explain": ("analyzer.explain:explain", "Recompute a decision from its recorded evidence."),
     "simulate": ("analyzer.simulate.cli:simulate", "Measure error rates, coverage and regret on known truth."),
+    "plan": ("analyzer.plan:plan", "Sample size, duration or smallest effect, before the start."),
+    "compare": ("analyzer.compare:compare", "Every figure of two or more variants from plain counts."),
     "bench": ("stream_processors.bench:bench", "Measure against named baselines."),
 }
 

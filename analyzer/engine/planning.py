@@ -75,10 +75,10 @@ class Design(NamedTuple):
         for name in ("alpha", "power"):
             if not 0 < getattr(self, name) < 1:
                 raise ValueError(f"{name}: must lie in (0, 1), got {getattr(self, name)}")
-        if not self.power > self.each_alpha:
-            raise ValueError(f"power: {self.power} is not above alpha {self.each_alpha}: no observation is needed")
         if self.variants < 2:
             raise ValueError(f"variants: at least two, got {self.variants}")
+        if not self.power > self.each_alpha:
+            raise ValueError(f"power: {self.power} is not above alpha {self.each_alpha}: no observation is needed")
         if not 0 < self.ratio < math.inf:
             raise ValueError(f"ratio: must be > 0, got {self.ratio}")
         if not 1 <= self.design_effect < math.inf:

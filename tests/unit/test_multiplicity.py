@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from statsmodels.stats.multitest import multipletests
 
@@ -17,6 +17,8 @@ p_values = st.lists(st.one_of(st.just(math.nan), st.floats(0, 1), st.sampled_fro
 
 
 @pytest.mark.parametrize(("adjust", "name"), METHODS)
+# Few examples: statsmodels collects garbage at every call.
+@settings(max_examples=12, deadline=None)
 @given(p=p_values)
 def test_they_are_those_of_statsmodels(adjust: object, name: str, p: list[float]) -> None:
     # statsmodels 0.15, multipletests(returnsorted=False); it knows no nan, which is no test here.

@@ -1,0 +1,244 @@
+"""`sluice compare` as people use it: counts or a file in, every figure out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from analyzer import unit_rows
+from analyzer.compare import spread_values
+from analyzer.engine.frequentist import proportions, ratios
+from analyzer.engine.moments import moments
+from analyzer.engine.sequential import contrasts
+from sluice.cli import main
+
+WORKED = ("--clicks", "1380", "1545", "--impressions", "8500", "8200")
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 0) -> str:
+    with pytest.raises(SystemExit) as end:
+        main(["compare", *arguments])
+    out, err = capsys.readouterr()
+    assert end.value.code == code, err
+    return err if code else out
+
+
+def compared(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
+    found = json.loads(run(capsys, *arguments, "--json"))
+    assert isinstance(found, dict)
+    return found
+
+
+def rows(seed: int = 1, users: int = 300) -> tuple[np.ndarray, ...]:
+    rng = np.random.default_rng(seed)
+    n = rng.geometric(0.15, users)
+    c = rng.binomial(n, rng.beta(2, 5, users))
+    return np.arange(users) % 2, n, c, np.round(c * rng.lognormal(0, 1, users), 3)
+
+
+def write(path: Path, text: str) -> str:
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+def test_the_worked_numbers(capsys: pytest.CaptureFixture[str]) -> None:
+    found = compared(capsys, *WORKED)
+    assert found["z"] == pytest.approx(4.42964, abs=5e-6)
+    assert found["p_value"] == pytest.approx(9.439e-06, abs=5e-10)
+    assert found["cohens_h"] == pytest.approx(0.068573, abs=5e-7)
+    assert found["effect_size"] == "negligible"
+    assert found["lift"] == pytest.approx(0.160525, abs=5e-7)
+    assert found["lift_interval"] == pytest.approx([0.083986, 0.237064], abs=5e-7)
+    assert found["p_better"] == pytest.approx(0.999995274, abs=5e-10)
+    assert found["p_best"] == pytest.approx([4.726e-06, 0.999995274], abs=5e-10)
+    assert found["ready"] is True
+    arms = moments([8500, 8200], [8500, 8200], [1380, 1545])
+    wanted = contrasts(arms, 0)
+    assert found["always_valid_p"] == pytest.approx(wanted.p[1])
+    assert found["confidence_sequence"] == pytest.approx([wanted.low[1], wanted.high[1]])
+    assert found["chi_square"]["statistic"] == pytest.approx(found["z"] ** 2)
+    assert any("planned" in reason for reason in found["reasons"])
+
+
+def test_more_variants_give_lists(capsys: pytest.CaptureFixture[str]) -> None:
+    found = compared(capsys, "--clicks", "30", "45", "70", "--impressions", "300", "310", "305")
+    wanted = proportions([30, 45, 70], [300, 310, 305])
+    assert found["variants"] == ["A", "B", "C"]
+    for key, of in (("z", wanted.z), ("p_value", wanted.p), ("lift", wanted.lift), ("observed_power", wanted.power)):
+        assert found[key] == [None, *(pytest.approx(value) for value in of[1:])]
+    assert found["p_value_holm"][1] == pytest.approx(wanted.p[1])
+    assert found["p_value_holm"][2] == pytest.approx(2 * wanted.p[2])
+    assert found["chi_square"]["degrees"] == 2
+    assert sum(found["p_best"]) == pytest.approx(1)
+    assert found["p_better"][0] is None
+
+
+def test_a_file_is_clustered_on_its_rows(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    arm, n, c, v = rows()
+    lines = ["user,variant,value,clicks,impressions"]
+    lines += [f"u{i},{'old' if a == 0 else 'new'},{v[i]},{c[i]},{n[i]}" for i, a in enumerate(arm)]
+    path = write(tmp_path / "units.csv", "\n".join([*lines, "u-none,new,0,0,0"]))
+    found = compared(capsys, "--csv", path, "--expected-shares", "1", "1", "--planned-value-effect", "0.5")
+    parts = (np.ones_like(n), n, c, n * n, c * c, n * c)
+    wanted = ratios(moments(*(np.bincount(arm, part) for part in parts)))
+    assert found["variants"] == ["old", "new"]
+    assert (found["units"], found["clustered"]) == ([150, 150], True)
+    assert (found["z"], found["p_value"]) == pytest.approx((wanted.statistic[1], wanted.p[1]))
+    assert found["lift_interval"] == pytest.approx([wanted.lift_low[1], wanted.lift_high[1]])
+    assert min(found["design_effect"]) > 1.2
+    assert found["sample_ratio_p"] == pytest.approx(1)
+    parts = (np.ones_like(n), n, v, n * n, v * v, n * v)
+    values = moments(*(np.bincount(arm, part) for part in parts))
+    wanted = ratios(values)
+    assert found["value"]["difference"] == pytest.approx(wanted.difference[1])
+    assert found["value"]["p_value"] == pytest.approx(wanted.p[1])
+    assert found["value"]["always_valid_p"] == pytest.approx(contrasts(values, 0, tau=0.5).p[1])
+    assert any("1 rows without impressions" in reason for reason in found["reasons"])
+    # The other way round, and as if the impressions were independent: too sure.
+    back = compared(capsys, "--csv", path, "--control", "new")
+    assert back["difference"] == pytest.approx(-found["difference"])
+    assert back["value"]["always_valid_p"] is None
+    text = run(capsys, "--csv", path)
+    assert "observed power" in text
+    assert "planned-value-effect" in text
+
+
+def test_one_impression_a_row_is_the_same_as_counts(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    clicks = {"a": (30, 200), "b": (52, 210)}
+    lines = [f"{name},1,{int(i < c)}" for name, (c, n) in clicks.items() for i in range(n)]
+    path = write(tmp_path / "u.csv", "\n".join(["variant,impressions,clicks", *lines]))
+    found = compared(capsys, "--csv", path)
+    plain = compared(capsys, "--clicks", "30", "52", "--impressions", "200", "210")
+    for key in (
+        "rates",
+        "p_best",
+        "expected_loss",
+        "always_valid_p",
+        "confidence_sequence",
+        "lift",
+        "credible_intervals",
+    ):
+        assert np.ravel(found[key]) == pytest.approx(np.ravel(plain[key]), rel=1e-9)
+    assert found["design_effect"] == [1, 1]
+
+
+def test_what_a_person_sees(capsys: pytest.CaptureFixture[str]) -> None:
+    text = run(capsys, *WORKED, "--expected-shares", "50", "50")
+    for part in ("16.24 %", "+16.05", "9.44e-06", "negligible", "planned beforehand", "always-valid p", "0.0203"):
+        assert part in text
+    assert "chi-square" in run(capsys, "--clicks", "1", "2", "3", "--impressions", "9", "9", "9")
+
+
+@pytest.mark.parametrize(
+    ("clicks", "impressions", "reason"),
+    [
+        (["0", "0"], ["0", "0"], "A: no impressions"),
+        (["0", "5"], ["0", "50"], "A: no impressions"),
+        (["0", "0"], ["500", "500"], "A: not ready, 0 clicks of 20"),
+        (["0", "30"], ["500", "500"], "the control has no clicks"),
+        (["500", "500"], ["500", "500"], "0 impressions without a click of 20"),
+        (["1", "1"], ["1", "1"], "effective units of 30"),
+    ],
+)
+def test_what_cannot_be_known_is_null_with_a_reason(
+    capsys: pytest.CaptureFixture[str], clicks: list[str], impressions: list[str], reason: str
+) -> None:
+    arguments = ("--clicks", *clicks, "--impressions", *impressions, "--expected-shares", "1", "1")
+    found = compared(capsys, *arguments)
+    assert found["ready"] is False
+    assert any(reason in text for text in found["reasons"])
+    assert all(0 <= p <= 1 for p in found["p_best"])
+    assert found["always_valid_p"] == 1
+    run(capsys, *arguments)
+
+
+def test_trillions(capsys: pytest.CaptureFixture[str]) -> None:
+    found = compared(capsys, "--clicks", "3e11", "300001000000", "--impressions", "1000000000000", "1e12")
+    assert found["z"] == pytest.approx(1e6 / np.sqrt(2 * 0.3 * 0.7 * 1e12), rel=1e-5)
+    assert found["p_best"][1] > 0.9
+
+
+def test_shares_that_do_not_match(capsys: pytest.CaptureFixture[str]) -> None:
+    found = compared(capsys, *WORKED, "--expected-shares", "60", "40")
+    assert found["sample_ratio_p"] < 1e-9
+    assert any("do not trust" in reason for reason in found["reasons"])
+    few = compared(capsys, "--clicks", "1", "1", "--impressions", "3", "3", "--expected-shares", "1", "1")
+    assert few["sample_ratio_p"] is None
+
+
+def test_values_of_an_option_are_spread() -> None:
+    several = {"--clicks", "--impressions"}
+    given = "--clicks 1 -2 3 --alpha 0.1 --impressions=5 6 --json -- 7 8"
+    wanted = "--clicks 1 --clicks -2 --clicks 3 --alpha 0.1 --impressions=5 --impressions 6 --json -- 7 8"
+    assert " ".join(spread_values(given.split(), several)) == wanted
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        ([], "--clicks: at least two numbers"),
+        (["--clicks", "1", "2"], "--impressions: at least two numbers"),
+        (["--clicks", "1", "--impressions", "5"], "--clicks: at least two numbers"),
+        (["--clicks", "1", "2", "3", "--impressions", "5", "5"], "--clicks: 3 numbers, but --impressions: 2"),
+        (["--clicks", "1", "6", "--impressions", "5", "5"], "--clicks: 6 of 5 impressions (variant B)"),
+        (["--clicks", "1", "-2", "--impressions", "5", "5"], "--clicks: whole numbers from 0 to 10^12, got -2"),
+        (["--clicks", "1", "nan", "--impressions", "5", "5"], "--clicks: whole numbers"),
+        (["--clicks", "1", "2", "--impressions", "5", "inf"], "--impressions: whole numbers"),
+        (["--clicks", "1", "0.5", "--impressions", "5", "5"], "--clicks: whole numbers"),
+        (["--clicks", "1", "2", "--impressions", "5", "1e13"], "--impressions: whole numbers"),
+        (["--clicks", "1", "x", "--impressions", "5", "5"], "'x' is not a valid float"),
+        ([*WORKED, "9"], "--clicks: 2 numbers, but --impressions: 3"),
+        ([*WORKED, "--alpha", "0"], "--alpha: must lie in (0, 1)"),
+        ([*WORKED, "--planned-effect", "0"], "--planned-effect: must be > 0"),
+        ([*WORKED, "--prior", "0", "1"], "--prior: both must lie"),
+        ([*WORKED, "--expected-shares", "1"], "--expected-shares: 1 for 2 variants"),
+        ([*WORKED, "--expected-shares", "1", "0"], "--expected-shares: must be > 0"),
+        ([*WORKED, "--control", "B"], "--control: only with --csv"),
+        ([*WORKED, "--csv", "x.csv"], "--csv: the counts are in the file"),
+        (["--csv", "/no/such.csv"], "--csv: /no/such.csv: "),
+    ],
+)
+def test_wrong_use_is_one_line(capsys: pytest.CaptureFixture[str], arguments: list[str], line: str) -> None:
+    text = run(capsys, *arguments, code=2)
+    assert line in text
+    assert "Traceback" not in text
+
+
+HEADER = "variant,impressions,clicks\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("", "Empty CSV file"),
+        ("a,b\n1,2\n", "one column 'variant' is needed, there are: a, b"),
+        (HEADER, "at least two variants are needed, there is only none"),
+        (HEADER + "a,1,0\n", "at least two variants are needed, there is only a"),
+        (HEADER + "a,1,0\nb,2,-1\n", "row 3: clicks is not a whole number ≥ 0"),
+        (HEADER + "a,1,0\nb,2.5,1\n", "row 3: impressions is not a whole number ≥ 0"),
+        (HEADER + "a,1,0\nb,2,3\n", "row 3: clicks is more than impressions"),
+        (HEADER + "a,1,0\nb,,0\n", "row 3: impressions is empty or not finite"),
+        (HEADER + "a,1,0\nb,inf,0\n", "row 3: impressions is empty or not finite"),
+        (HEADER + "a,1,0\n,1,0\n", "row 3: variant is empty"),
+        (HEADER + "a,1,0\nb,x,0\n", "column 'impressions'"),
+        (HEADER + "a,1,0\nb,1\n", "Expected 3 columns, got 2"),
+        ("variant,impressions,clicks,value\na,1,0,1\nb,1,0,nan\n", "row 3: value is empty or not finite"),
+        (HEADER + "".join(f"v{i},1,0\n" for i in range(40)), "40 variants; at most 32"),
+    ],
+)
+def test_a_broken_file_is_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path, text: str, line: str) -> None:
+    told = run(capsys, "--csv", write(tmp_path / "u.csv", text), code=2)
+    assert line in told
+    assert told.count("\n") == 1
+
+
+def test_other_wrong_files(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path / "u.csv", HEADER + "a,1,0\nb,1,0\n")
+    assert "has no variant 'c', only a, b" in run(capsys, "--csv", path, "--control", "c", code=2)
+    assert "--csv: " in run(capsys, "--csv", str(tmp_path), code=2)
+    monkeypatch.setattr(unit_rows, "MAX_BYTES", 10)
+    assert "at most 10 are read" in run(capsys, "--csv", path, code=2)

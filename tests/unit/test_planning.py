@@ -1,0 +1,160 @@
+"""Sample sizes against statsmodels, and the power of the sequential test against simulated experiments."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from statsmodels.stats import power as smpower
+from statsmodels.stats import proportion as smp
+
+from analyzer.engine.moments import Moments
+from analyzer.engine.planning import (
+    CONVENTIONS,
+    Design,
+    detectable_effect,
+    fixed_power,
+    fixed_size,
+    sequential_power,
+    sequential_size,
+)
+from analyzer.engine.sequential import contrasts, ready
+
+WORKED = Design(baseline=0.18, effect=-0.018)
+
+designs = st.builds(
+    Design,
+    baseline=st.floats(0.02, 0.5),
+    effect=st.floats(0.005, 0.3),
+    alpha=st.sampled_from([0.01, 0.05, 0.1]),
+    power=st.sampled_from([0.5, 0.8, 0.95]),
+    variants=st.integers(2, 5),
+    ratio=st.sampled_from([0.25, 1.0, 3.0]),
+    design_effect=st.floats(1, 8),
+    deviation=st.none(),
+    convention=st.just("pooled"),
+)
+
+
+def test_the_worked_number_and_the_other_conventions() -> None:
+    found = {name: fixed_size(WORKED._replace(convention=name)) for name in CONVENTIONS}
+    assert found == {"pooled": 6868, "unpooled": 6865, "baseline": 6869, "arcsine": 6864}
+
+
+@pytest.mark.parametrize(("p", "q", "ratio"), [(0.18, 0.162, 1.0), (0.05, 0.07, 2.0), (0.72, 0.78, 0.5)])
+def test_sizes_are_those_of_statsmodels(p: float, q: float, ratio: float) -> None:
+    # statsmodels 0.15: samplesize_proportions_2indep_onetail (variance pooled under H0, unpooled under H1; its first
+    # sample is our control), and NormalIndPower on Cohen's h for the arcsine convention.
+    design = Design(p, q - p, ratio=ratio)
+    wanted = smp.samplesize_proportions_2indep_onetail(p - q, q, 0.8, ratio=ratio, alpha=0.05)
+    assert fixed_size(design) == math.ceil(wanted)
+    h = smp.proportion_effectsize(q, p)
+    wanted = smpower.NormalIndPower().solve_power(h, alpha=0.05, power=0.8, ratio=ratio)
+    assert fixed_size(design._replace(convention="arcsine")) == math.ceil(wanted)
+    assert fixed_power(design, 500) == pytest.approx(
+        smp.power_proportions_2indep(p - q, q, 500, ratio=ratio, return_results=False), rel=1e-9
+    )
+
+
+def test_means_are_those_of_statsmodels() -> None:
+    # statsmodels 0.15: NormalIndPower with effect size difference / standard deviation.
+    wanted = smpower.NormalIndPower().solve_power(1 / 30, alpha=0.05, power=0.9, ratio=1)
+    assert fixed_size(Design(10, 1, power=0.9, deviation=30)) == math.ceil(wanted)
+    # Each of three variants against the control: α/3.
+    wanted = smpower.NormalIndPower().solve_power(1 / 30, alpha=0.05 / 3, power=0.9, ratio=1)
+    assert fixed_size(Design(10, -1, power=0.9, deviation=30, variants=4)) == math.ceil(wanted)
+
+
+@settings(deadline=None, max_examples=30)
+@given(designs)
+def test_the_size_is_the_smallest_that_has_the_power(design: Design) -> None:
+    n = fixed_size(design)
+    # The other tail, which the size does not count, may add a little where power is low.
+    assert design.power - 1e-9 <= float(fixed_power(design, n)) <= design.power + 0.05 + 2 / n
+    size = sequential_size(design)
+    assert float(sequential_power(design, size.maximum)) >= design.power - 1e-9
+    assert size.maximum >= n
+    assert 0 < size.expected <= size.maximum
+    assert (np.diff(sequential_power(design, np.linspace(1, 3 * size.maximum, 200))) >= -1e-12).all()
+
+
+@settings(deadline=None, max_examples=30)
+@given(designs, st.booleans())
+def test_the_detectable_effect_undoes_the_size(design: Design, sequential: bool) -> None:
+    n = sequential_size(design).maximum if sequential else fixed_size(design)
+    found = detectable_effect(design, n, sequential=sequential)
+    assert found is not None
+    assert found <= design.effect * (1 + 1e-9)
+    power = sequential_power if sequential else fixed_power
+    assert float(power(design._replace(effect=found), n)) >= design.power - 1e-6
+    assert float(power(design._replace(effect=0.98 * found), n)) < design.power
+
+
+def test_a_design_effect_multiplies_and_arms_share() -> None:
+    n = fixed_size(WORKED)
+    assert fixed_size(WORKED._replace(design_effect=3.0)) == pytest.approx(3 * n, abs=3)
+    assert fixed_size(WORKED._replace(ratio=2.0)) < n
+    assert fixed_size(WORKED._replace(variants=3)) > n
+
+
+@pytest.mark.parametrize("design", [WORKED, Design(0.5, 0.1), Design(0.72, 0.06), Design(0.05, 0.005, alpha=0.01)])
+def test_simulated_experiments_have_the_planned_power(design: Design) -> None:
+    # 2,000 experiments, 500 looks up to the maximum, binomial standard error of the power 0.9 points. The formula is a
+    # lower bound for looks after every unit; 500 looks lose about as much as the bound gives away.
+    size = sequential_size(design)
+    n, low = np.linspace(0, size.maximum, 501)[1:].round(), design.baseline
+    rng, steps = np.random.default_rng(8), np.diff(n, prepend=0).astype(int)
+    c = rng.binomial(steps[:, None], [low, low + design.effect], (2000, 500, 2)).cumsum(axis=1).astype(float)
+    shown = np.broadcast_to(n[:, None], c.shape)
+    arms = Moments(shown, shown, c, shown, c, c)
+    found = contrasts(arms, 0, alpha=design.alpha, tau=abs(design.effect))
+    away = np.where(design.effect > 0, found.low[..., 1] > 0, found.high[..., 1] < 0) & ready(arms, arms).all(axis=-1)
+    stopped = np.where(away.any(axis=-1), n[away.argmax(axis=-1)], size.maximum)
+    assert away.any(axis=-1).mean() == pytest.approx(design.power, abs=0.03)
+    assert stopped.mean() == pytest.approx(size.expected, rel=0.04)
+
+
+def test_before_the_gate_nothing_is_found() -> None:
+    # 20 clicks at 1 % are expected after 2,000 impressions.
+    design = Design(0.01, 0.5)
+    assert sequential_power(design, [1999, 2001]).tolist() == pytest.approx([0, 1])
+    assert sequential_size(design).maximum == 2000
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("baseline", 0.0),
+        ("baseline", math.nan),
+        ("effect", 0.0),
+        ("effect", 0.9),
+        ("effect", math.nan),
+        ("alpha", 1.0),
+        ("power", 0.04),
+        ("power", 1.0),
+        ("variants", 1),
+        ("ratio", 0.0),
+        ("design_effect", 0.5),
+        ("deviation", -1.0),
+        ("deviation", math.inf),
+    ],
+)
+def test_impossible_designs_are_named(field: str, value: float) -> None:
+    for size in (fixed_size, sequential_size):
+        with pytest.raises(ValueError, match=f"^{field}:"):
+            size(WORKED._replace(**{field: value}))
+
+
+def test_hopeless_designs_say_so() -> None:
+    with pytest.raises(ValueError, match=r"^effect: more than"):
+        fixed_size(Design(0.5, 1e-9))
+    with pytest.raises(ValueError, match=r"^effect: more than"):
+        sequential_size(Design(0.5, 1e-9))
+    assert detectable_effect(WORKED, 3, direction=-1) is None
+    with pytest.raises(ValueError, match=r"^n:"):
+        detectable_effect(WORKED, math.nan)
+    with pytest.raises(ValueError, match=r"^n:"):
+        fixed_power(WORKED, [5, 0])
