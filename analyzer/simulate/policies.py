@@ -6,13 +6,13 @@ from typing import Literal, NamedTuple, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import stdtrit
 
 from analyzer.engine.bayes import compare
-from analyzer.engine.moments import Floats, Moments, effective_units, variance
+from analyzer.engine.evidence import design_effect
+from analyzer.engine.moments import Floats, Moments
 from analyzer.engine.sequential import ready
 
-__all__ = ["POLICIES", "Policy", "next_percent", "start"]
+__all__ = ["POLICIES", "Policy", "floored", "next_percent", "start"]
 
 Ints: TypeAlias = NDArray[np.int64]
 Name: TypeAlias = Literal["thompson", "fixed"]
@@ -48,18 +48,8 @@ def next_percent(policy: Policy, raw: Moments, weighted: Moments, percent: Ints)
     return np.where((enough & moved)[:, None], wanted, percent)
 
 
-def design_effect(raw: Moments) -> Floats:
-    n = np.where(raw.n > 0, raw.n, 1.0)
-    worst = np.where(raw.n > 0, raw.nn / n, 1.0)
-    between = (raw.units >= 2) & (raw.c > 0) & (raw.c < raw.n)
-    p = np.where(between, raw.c / n, 0.5)
-    measured = np.where(between, variance(raw), 1.0) * n / (p * (1 - p))
-    caution = stdtrit(np.maximum(effective_units(raw) - 1, 1e-3), 0.975) / 1.959963984540054
-    guarded = np.minimum(measured * caution**2, np.maximum(worst, measured))
-    return np.asarray(np.maximum(np.where(between, guarded, worst), 1.0))
-
-
 def floored(weights: Floats, floor: float) -> Ints:
+    """Whole percents (runs, k) in proportion to `weights`, none below `floor`: `thompson_shares` of many runs."""
     k = weights.shape[1]
     least = min(int(np.ceil(100 * floor - 1e-9)), 100 // k)
     lifted = np.zeros(weights.shape, dtype=bool)

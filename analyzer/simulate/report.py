@@ -78,7 +78,7 @@ def write_csv(path: Path, curves: Sequence[Curve]) -> None:
 
 
 def write_png(path: Path, curves: Sequence[Curve], title: str, measure: str) -> None:
-    """One small picture a setting, all with the same axes. Raises ConfigError."""
+    """One small picture a setting. Raises ConfigError."""
     try:
         figures = import_module("matplotlib.figure")
     except ImportError as error:

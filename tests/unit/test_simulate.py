@@ -1,0 +1,376 @@
+"""The simulations: seeded, the same on any number of processes, right where a closed form or brute force says what is
+right, and the engine's targets with few runs. The figures of docs/statistics.md come from `sluice simulate`."""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.stats import beta as beta_distribution
+from scipy.stats import binom
+
+from analyzer.engine.bandit import thompson_shares
+from analyzer.engine.moments import Moments
+from analyzer.simulate import aa, bandit, coverage
+from analyzer.simulate.blocks import simulate
+from analyzer.simulate.log import CONCENTRATION, Log, fitted_log
+from analyzer.simulate.policies import Policy, floored, start
+from analyzer.simulate.report import interval
+from analyzer.simulate.settings import FIXED, Setting, watch
+from analyzer.simulate.streams import PlantedSlates, PlantedUsers, RecordedSlates, RecordedUsers, Values
+from sluice.cli import main
+
+SLATE = Setting(unit="slate", rates=(0.72, 0.72))
+
+
+def at_least(share: float, runs: int) -> float:
+    """The 0.1 % quantile of what `runs` runs of true rate `share` show: below it chance is no excuse."""
+    return float(binom.ppf(0.001, runs, share)) / runs
+
+
+def at_most(share: float, runs: int) -> float:
+    return float(binom.ppf(0.999, runs, share)) / runs
+
+
+def recorded(users: int = 30, slates: int = 400, k: int = 2) -> Log:
+    """A small log with all kinds of counts, not in any order of users."""
+    rng = np.random.default_rng(5)
+    user = rng.permutation(np.concatenate([np.arange(users), rng.integers(users, size=slates - users)]))
+    shown = rng.integers(1, 4, (slates, k))
+    return Log("test", user, tuple("abcd"[:k]), rng.binomial(shown, 0.6), shown)
+
+
+# ------------------------------------------------------------------ seeds and processes
+
+
+def test_the_same_seed_gives_the_same_figures_whatever_runs_beside_it() -> None:
+    settings = {"one": SLATE, "two": replace(SLATE, policy=Policy())}
+    together = simulate(aa.calls, settings, 150, seed=4)
+    alone = simulate(aa.calls, {"two": settings["two"]}, 150, seed=4)
+    other = simulate(aa.calls, settings, 150, seed=5)
+    for key, values in together["two"].items():
+        assert (values == alone["two"][key]).all()
+        assert values.shape == (150,)
+    assert any((together["two"][key] != other["two"][key]).any() for key in together["two"])
+
+
+def test_the_number_of_processes_changes_nothing() -> None:
+    settings = {"slate": replace(SLATE, slates=500, looks=5), "thompson": replace(SLATE, slates=500, policy=Policy())}
+    one, two = (simulate(aa.calls, settings, 120, seed=1, jobs=jobs) for jobs in (1, 2))
+    for name in settings:
+        for key, values in one[name].items():
+            assert (values == two[name][key]).all()
+
+
+@pytest.mark.parametrize("wrong", ["runs", "jobs"])
+def test_no_runs_and_no_processes_are_refused(wrong: str) -> None:
+    with pytest.raises(ValueError, match=wrong):
+        simulate(aa.calls, {"slate": SLATE}, **{"runs": 1, "jobs": 1, wrong: 0}, seed=0)
+
+
+# ------------------------------------------------------------------ streams
+
+
+def last(setting: Setting, runs: int, seed: int = 0) -> Moments:
+    return list(watch(setting, runs, np.random.default_rng(seed)))[-1].raw
+
+
+@pytest.mark.parametrize("looks", [1, 7])
+def test_sums_over_sticky_users_are_those_of_each_users_totals(looks: int) -> None:
+    log = recorded(k=1)
+    found = last(Setting(unit="user", recorded=(0,), log=log, looks=looks), runs=2)
+    n, c = np.bincount(log.user, log.shown[:, 0]), np.bincount(log.user, log.clicks[:, 0])
+    expected = [len(n), n.sum(), c.sum(), (n * n).sum(), (c * c).sum(), (n * c).sum()]
+    for sums, total in zip(found, expected, strict=True):
+        assert sums.ravel() == pytest.approx([total, total])
+
+
+def test_a_user_keeps_the_variant_of_the_first_slate() -> None:
+    log = recorded()
+    same = replace(log, shown=np.full_like(log.shown, 3), clicks=np.ones_like(log.clicks))
+    found = last(Setting(unit="user", recorded=(0, 1), log=same, looks=20), runs=50)
+    n = 3 * np.bincount(log.user)
+    # Were a user's impressions split between variants, the squares would be smaller.
+    assert (found.nn.sum(axis=1) == (n * n).sum()).all()
+    assert (found.units.sum(axis=1) == 30).all()
+
+
+def test_a_part_of_the_users_comes_in_the_order_of_the_log() -> None:
+    log = recorded()
+    steps = list(
+        watch(Setting(unit="user", recorded=(0, 1), log=log, users=10, looks=4), 200, np.random.default_rng(0))
+    )
+    slates = np.array([step.slates.sum(axis=1) for step in steps])
+    whole = slates[-1]
+    assert (np.abs(slates - whole * np.array([[0.25], [0.5], [0.75], [1.0]])) < 1).all()
+    assert (steps[-1].raw.units.sum(axis=1) == 10).all()
+    assert whole.std() > 0  # other users in every run
+
+
+def test_recorded_slates_show_the_clicks_of_the_variant_that_served_them() -> None:
+    log = recorded(slates=3000, users=5)
+    found = last(Setting(unit="slate", recorded=(0, 1), log=log, looks=10), runs=400)
+    share = 0.5
+    for variant in (0, 1):
+        n, c = log.shown[:, variant], log.clicks[:, variant]
+        for sums, values in ((found.n, n), (found.c, c), (found.cc, c * c), (found.nc, n * c)):
+            error = np.sqrt((values**2).sum() * share * (1 - share) / 400)
+            assert sums[:, variant].mean() == pytest.approx(share * values.sum(), abs=4 * error)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda rng: PlantedSlates(np.array([0.3, 0.6]), 500, 5, rng),
+        lambda rng: Values(np.array([0.3, 0.6]), 1.0, 500, 5, rng),
+        lambda rng: RecordedSlates(recorded().clicks, recorded().shown, 5, rng),
+        lambda rng: PlantedUsers(np.array([0.3, 0.6]), 5.0, recorded().user, 30, 300, 5, rng),
+        lambda rng: RecordedUsers(recorded().clicks, recorded().shown, recorded().user, 30, 300, 5, rng),
+    ],
+    ids=["slates", "values", "recorded slates", "users", "recorded users"],
+)
+def test_weights_are_one_over_the_propensity(make) -> None:  # type: ignore[no-untyped-def]
+    stream = make(np.random.default_rng(3))
+    percent = np.tile([20, 80], (300, 1))
+    steps = [stream.step(look, percent) for look in range(5)]
+    for place, weight in ((0, 5.0), (1, 1.25)):
+        for key in ("n", "nn"):
+            raw = sum(getattr(step.raw, key)[:, place] for step in steps)
+            weighted = sum(getattr(step.weighted, key)[:, place] for step in steps)
+            assert weighted == pytest.approx(raw * weight ** len(key))
+    # Σ w n estimates all impressions without bias (Horvitz, Thompson).
+    total = sum(step.weighted.n for step in steps)
+    everything = sum(step.raw.n.sum(axis=1) for step in steps)
+    for place in (0, 1):
+        error = (total[:, place] - everything).std() / np.sqrt(300)
+        assert total[:, place].mean() == pytest.approx(everything.mean(), abs=4 * error + 0.02 * everything.mean())
+
+
+def test_planted_slates_have_the_planted_rate_and_binomial_clicks() -> None:
+    stream = PlantedSlates(np.array([0.3, 0.8]), 2000, 1, np.random.default_rng(0))
+    raw = stream.step(0, start(200, 2)).raw
+    p = raw.c / raw.n
+    assert p.mean(axis=0) == pytest.approx([0.3, 0.8], abs=0.004)
+    variance = (raw.cc - 2 * p * raw.nc + p * p * raw.nn) / raw.units
+    assert variance.mean(axis=0) == pytest.approx([3 * 0.3 * 0.7, 3 * 0.8 * 0.2], rel=0.02)
+
+
+def test_planted_users_have_rates_of_their_own() -> None:
+    user = np.repeat(np.arange(50), 40)
+    stream = PlantedUsers(np.array([0.6, 0.6]), 4.0, user, 50, 200, 10, np.random.default_rng(0))
+    steps = [stream.step(look, start(200, 2)).raw for look in range(10)]
+    raw = Moments(*(sum(parts) for parts in zip(*steps, strict=True)))  # type: ignore[arg-type]
+    assert (raw.c.sum() / raw.n.sum()) == pytest.approx(0.6, abs=0.01)
+    n = 120
+    # Var c = n p q (1 + (n − 1) ρ), with ρ = 1 / (κ + 1).
+    expected = n * 0.24 * (1 + (n - 1) / 5.0)
+    square = (raw.cc - 2 * 0.6 * raw.nc + 0.6**2 * raw.nn).sum() / raw.units.sum()
+    assert square == pytest.approx(expected, rel=0.06)
+
+
+# ------------------------------------------------------------------ policies and logs
+
+
+def test_percents_are_those_that_the_engine_gives_one_experiment() -> None:
+    rng = np.random.default_rng(1)
+    for k, floor in ((2, 0.05), (3, 0.05), (3, 0.0), (4, 0.1), (5, 0.2), (3, 1 / 3)):
+        weights = rng.dirichlet(np.full(k, 0.3), 300)
+        weights[:k] = np.eye(k)
+        for row, found in zip(weights, floored(weights, floor), strict=True):
+            expected = thompson_shares({str(i): float(w) for i, w in enumerate(row)}, floor)
+            assert found.tolist() == list(expected.values())
+
+
+def test_traffic_stays_equal_until_every_variant_has_enough_and_then_moves_to_the_best() -> None:
+    looks = list(watch(replace(SLATE, rates=(0.6, 0.8), policy=Policy()), 20, np.random.default_rng(0)))
+    assert (looks[0].percent == 50).all()
+    assert (looks[-1].percent[:, 1] == 95).all()
+    few = replace(SLATE, rates=(0.6, 0.8), policy=Policy(), slates=50, looks=5)
+    assert all((look.percent == 50).all() for look in watch(few, 20, np.random.default_rng(0)))
+
+
+def test_the_concentration_of_users_is_found_again() -> None:
+    rng = np.random.default_rng(2)
+    user = rng.permutation(np.repeat(np.arange(800), rng.integers(1, 40, 800)))
+    for planted in (3.0, 12.0):
+        own = rng.beta(0.6 * planted, 0.4 * planted, 800)
+        shown = np.full((len(user), 1), 3)
+        log = Log("test", user, ("a",), rng.binomial(shown, own[user][:, None]), shown)
+        assert log.concentration == pytest.approx(planted, rel=0.15)
+
+
+def test_without_data_the_activity_is_a_fit_and_says_so() -> None:
+    log = fitted_log()
+    per = np.bincount(log.user)
+    assert "SYNTHETIC" in log.name and log.users == len(per) == 610 and log.concentration == CONCENTRATION
+    assert np.log(per).mean() == pytest.approx(2.165, abs=0.15)
+    assert np.log(per).std() == pytest.approx(1.053, abs=0.1)
+    assert (fitted_log().user == log.user).all()
+
+
+# ------------------------------------------------------------------ closed forms
+
+
+def test_an_interval_of_a_share_is_that_of_clopper_and_pearson() -> None:
+    assert interval(3, 100) == pytest.approx(
+        (beta_distribution.ppf(0.025, 3, 98), beta_distribution.ppf(0.975, 4, 97)), abs=1e-6
+    )
+    assert interval(0, 100)[0] == 0 and interval(100, 100)[1] == 1 and interval(0, 0) == (0, 1)
+
+
+def test_one_look_of_a_z_test_errs_as_often_as_it_says() -> None:
+    found = simulate(aa.calls, {"slate": replace(SLATE, looks=1)}, 2000, seed=1)["slate"]["called_naive"]
+    assert at_least(0.05, 2000) <= (found < 1).mean() <= at_most(0.05, 2000)
+
+
+def test_the_regret_of_an_equal_split_is_what_it_must_be() -> None:
+    setting = Setting(unit="slate", rates=(0.72, 0.78), policy=FIXED)
+    found = simulate(bandit.regret, {"fixed": setting}, 300, seed=1)["fixed"]
+    assert found["equal"][:, -1] == pytest.approx(3 * 10_000 * 0.03)
+    spread = 3 * 0.06 * np.sqrt(10_000 / 4 / 300)
+    assert found["regret"][:, -1].mean() == pytest.approx(900, abs=4 * spread)
+
+
+def test_recorded_regret_of_the_best_variant_alone_is_none() -> None:
+    log = recorded()
+    best = int(log.clicks.sum(axis=0).argmax())
+    setting = Setting(unit="slate", recorded=(best,), log=log, looks=5)
+    found = simulate(bandit.regret, {"best": setting}, 3, seed=1)["best"]
+    assert (found["regret"] == 0).all() and (found["equal"] == 0).all()
+
+
+# ------------------------------------------------------------------ the targets, with few runs
+
+
+@pytest.fixture(scope="module")
+def log() -> Log:
+    return fitted_log()
+
+
+def test_peeking_the_default_rule_rarely_errs_and_still_speaks(log: Log) -> None:
+    runs = 300
+    same = aa.settings(log, 50, 0.05)
+    found = simulate(aa.calls, same, runs, seed=7)
+    planted = simulate(aa.calls, {name: aa.planted(it) for name, it in same.items()}, runs, seed=8)
+    figures = aa.report(same, found, planted).figures
+    for name, row in figures["settings"].items():
+        assert row["false_positive_rate"] <= at_most(0.035, runs), name
+        assert row["false_positive_rate_naive"] >= at_least(0.25, runs), name
+        assert row["spoke"] >= 0.8, name
+    assert figures["settings"]["slate"]["power"] >= 0.99
+    assert figures["settings"]["600 users"]["power"] >= 0.8
+
+
+def test_intervals_hold_the_truth_at_all_times_under_thompson(log: Log) -> None:
+    runs = 300
+    settings = coverage.settings(log, 50, 0.05)
+    figures = coverage.report(settings, simulate(coverage.misses, settings, runs, seed=7)).figures
+    for name, row in figures["settings"].items():
+        spoke = round(runs * row["spoke"])
+        assert row["coverage"] >= at_least(0.95, spoke), name
+        assert row["coverage_naive"] < 0.8, name
+        assert row["spoke"] >= 0.8, name
+
+
+def test_the_bandit_loses_less_than_half_of_what_an_equal_split_loses(log: Log) -> None:
+    settings = bandit.settings(log, 50, 0.05)
+    figures = bandit.report(settings, simulate(bandit.regret, settings, 50, seed=7), {}, {}).figures
+    assert figures["below_fixed_split"] >= 0.8
+    low, high = figures["regret_interval"]
+    assert low < figures["regret"] < high < 0.5 * figures["regret_fixed_split"] == 450
+
+
+@pytest.mark.slow
+def test_without_a_floor_it_loses_what_an_established_library_loses() -> None:
+    pytest.importorskip("mabwiser")  # 2.7: Thompson sampling, Beta(1, 1), a draw for every slate
+    settings = bandit.library_settings(50)
+    own = simulate(bandit.regret, settings, 1000, seed=1)["no floor"]["regret"][:, -1]
+    theirs = simulate(bandit.library_regret, settings, 250, seed=2)["no floor"]["regret"]
+    error = np.hypot(own.std() / np.sqrt(1000), 1.1 * theirs.std() / np.sqrt(250))
+    assert own.mean() <= 1.1 * theirs.mean() + 3 * error
+
+
+# ------------------------------------------------------------------ the command
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as stopped:
+        main(["simulate", *arguments])
+    out, err = capsys.readouterr()
+    return int(stopped.value.code or 0), out, err
+
+
+@pytest.fixture(scope="module")
+def truth(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    log = recorded(users=300, slates=2000, k=3)
+    file = tmp_path_factory.mktemp("truth") / "truth.parquet"
+    columns = {"user_id": [f"u{user}" for user in log.user.tolist()]}
+    for place, name in enumerate(log.variants):
+        columns |= {f"shown.{name}": log.shown[:, place], f"clicks.{name}": log.clicks[:, place]}
+    parquet.write_table(pa.table(columns), file)
+    return file
+
+
+KEYS = {
+    "aa": {"false_positive_rate", "false_positive_rate_naive", "power", "spoke"},
+    "coverage": {"coverage", "coverage_naive", "spoke"},
+    "bandit": {"regret", "regret_fixed_split", "regret_interval"},
+}
+
+
+@pytest.mark.parametrize("command", KEYS)
+def test_the_command_prints_json_and_writes_curves(
+    command: str, truth: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table, picture = tmp_path / "curves.csv", tmp_path / "curves.png"
+    arguments = ["--runs", "20", "--looks", "5", "--seed", "3", "--data", str(truth), "--jobs", "1", "--json"]
+    code, out, err = run(capsys, command, *arguments, "--csv", str(table), "--png", str(picture))
+    assert (code, err) == (0, "")
+    figures = json.loads(out)
+    assert KEYS[command] <= figures.keys()
+    assert figures["runs"] == 20 and figures["users"] == 300
+    assert any(name.startswith("recorded slates") for name in figures["settings"])
+    with table.open() as file:
+        rows = list(csv.DictReader(file))
+    assert {row["look"] for row in rows} == {"1", "2", "3", "4", "5"}
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert run(capsys, command, *arguments)[1] == out
+
+
+def test_a_table_for_people(truth: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, "bandit", "--runs", "5", "--looks", "4", "--data", str(truth), "--jobs", "1")
+    assert code == 0 and "below it" in out and "recorded users" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["aa", "--runs", "0"], "--runs"),
+        (["aa", "--data", "/no/such/place"], "no such file"),
+        (["aa", "--alpha", "0"], "--alpha"),
+        (["coverage", "--looks", "1"], "--looks"),
+    ],
+)
+def test_wrong_use_is_one_clear_line(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = run(capsys, *arguments)
+    assert code == 2 and said in err
+
+
+def test_a_file_of_something_else_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    other = tmp_path / "other.parquet"
+    parquet.write_table(pa.table({"a": [1]}), other)
+    broken = tmp_path / "broken.parquet"
+    broken.write_bytes(b"not parquet")
+    for file in (other, broken):
+        code, _, err = run(capsys, "aa", "--data", str(file))
+        assert code == 2 and file.name in err and len(err.strip().splitlines()) == 1
