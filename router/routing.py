@@ -15,7 +15,7 @@ from types import MappingProxyType, TracebackType
 from typing import NamedTuple
 
 from router.segments import Segmenter
-from sluice.domain.allocation import allocation_key, choose
+from sluice.domain.allocation import allocation_key, choose, equal_percents
 from sluice.domain.assignment import AssignmentClaims, Claim, StoredAssignment
 from sluice.domain.bucketing import bucket
 from sluice.domain.events import Assignment, AssignmentMade, UnitKind
@@ -127,6 +127,10 @@ class Router:
             if version <= self._in_force[experiment].version:
                 return False
             self._in_force[experiment] = _in_force(version, dict(shares))
+            if experiment in self._uniform:
+                # A variant that a guardrail has taken out of the traffic is not shown for the sake of a comparison.
+                shown = [name for name, share in shares.items() if share]
+                self._uniform[experiment] = _in_force(0, dict.fromkeys(shares, 0) | equal_percents(shown))
         return True
 
     def assign(self, requests: Sequence[AssignmentRequest]) -> list[tuple[Routed, ...]]:

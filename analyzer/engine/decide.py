@@ -208,7 +208,7 @@ def _uniform(experiment: Experiment, cells: Sequence[StatsCell]) -> tuple[Varian
     """The comparison on the uniformly drawn units alone: an A/B test inside the bandit."""
     if not experiment.bandit.reserve:
         return ()
-    key = allocation_key(whole_percents({variant.name: 1.0 for variant in experiment.variants}))
+    key = allocation_key(experiment.uniform_allocation)
     drawn = tuple(cell for cell in cells if cell.allocation == key)
     return _results(experiment, evaluate([Problem(experiment, drawn)])[0])
 

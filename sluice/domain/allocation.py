@@ -6,12 +6,12 @@ inverse-propensity sums are exact integers times 100 / percent.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import accumulate
 
 from sluice.errors import InvalidEvent
 
-__all__ = ["allocation_key", "choose", "parse_allocation_key", "whole_percents"]
+__all__ = ["allocation_key", "choose", "equal_percents", "parse_allocation_key", "whole_percents"]
 
 
 def allocation_key(shares: Mapping[str, int]) -> str:
@@ -25,6 +25,12 @@ def parse_allocation_key(key: str) -> dict[str, int]:
         return {name: int(share) for name, _, share in (part.rpartition("=") for part in key.split(","))}
     except ValueError as error:
         raise InvalidEvent(f"not an allocation: {key[:80]!r}") from error
+
+
+def equal_percents(names: Sequence[str]) -> dict[str, int]:
+    """Equal whole percents that sum to 100; where they do not divide it, earlier names get one more."""
+    base, rest = divmod(100, len(names))
+    return {name: base + (index < rest) for index, name in enumerate(names)}
 
 
 def whole_percents(weights: Mapping[str, float]) -> dict[str, int]:

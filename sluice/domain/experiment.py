@@ -14,6 +14,7 @@ import msgspec
 import yaml
 from msgspec import Meta, Struct
 
+from sluice.domain.allocation import equal_percents
 from sluice.domain.events import UnitKind
 from sluice.domain.segments import MAX_KEY
 from sluice.errors import ConfigError
@@ -134,8 +135,7 @@ class Experiment(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     @property
     def uniform_allocation(self) -> dict[str, int]:
         """Variant → equal whole percents; where they do not divide 100, earlier variants get one more."""
-        base, rest = divmod(100, len(self.variants))
-        return {variant.name: base + (index < rest) for index, variant in enumerate(self.variants)}
+        return equal_percents([variant.name for variant in self.variants])
 
 
 class _UniqueKeys(yaml.SafeLoader):

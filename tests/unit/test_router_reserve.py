@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from router import AssignmentRequest, MemoryAssignments, Router
-from sluice.domain.allocation import allocation_key
+from sluice.domain.allocation import allocation_key, equal_percents
 from sluice.domain.bucketing import bucket
 from sluice.domain.events import Assignment, UnitKind
 from sluice.domain.experiment import Bandit, Experiment, Variant
@@ -111,6 +111,13 @@ def test_every_assignment_says_what_it_was_drawn_from(reserve: float, weights: l
     found = experiment(reserve, unit, names=names)
     for one, version in drawn(found, shares, 100):
         reserved = bucket("e/reserve", one.unit) < reserve
-        said = found.uniform_allocation if reserved else shares
+        shown = equal_percents([name for name, share in shares.items() if share])
+        said = dict.fromkeys(shares, 0) | shown if reserved else shares
         assert (one.allocation, version) == (allocation_key(said), 0 if reserved else 4)
         assert one.propensity == said[one.variant] / 100 > 0
+
+
+def test_a_variant_without_a_share_is_not_shown_to_the_reserve_either() -> None:
+    given = drawn(experiment(0.5, names="abc"), {"a": 100, "b": 0, "c": 0}, 300)
+    assert {one.variant for one, _ in given} == {"a"}
+    assert {one.allocation for one, version in given if version == 0} == {"a=100,b=0,c=0"}
