@@ -129,7 +129,7 @@ class Router:
             self._in_force[experiment] = _in_force(version, dict(shares))
             if experiment in self._uniform:
                 # A variant that a guardrail has taken out of the traffic is not shown for the sake of a comparison.
-                shown = [name for name, share in shares.items() if share]
+                shown = [name for name in self._uniform[experiment].shares if shares[name]]
                 self._uniform[experiment] = _in_force(0, dict.fromkeys(shares, 0) | equal_percents(shown))
         return True
 

@@ -60,11 +60,12 @@ def test_membership_is_independent_of_the_place_in_the_allocation() -> None:
 
 
 def test_no_allocation_moves_a_reserved_unit_in_or_out_or_elsewhere() -> None:
-    before, after = drawn(experiment(0.2)), drawn(experiment(0.2), {"a": 100, "b": 0})
+    before, after = drawn(experiment(0.2)), drawn(experiment(0.2), {"a": 99, "b": 1})
     members = {one.unit for one, version in after if version == 0}
     assert 0 < len(members) < UNITS
     assert [one for one in before if one[0].unit in members] == [one for one in after if one[0].unit in members]
-    assert {one.variant for one, _ in after if one.unit not in members} == {"a"}
+    others = Counter(one.variant for one, _ in after if one.unit not in members)
+    assert 0 < others["b"] < others["a"] / 20
 
 
 def test_it_is_the_same_after_a_restart_and_sticky_within_one() -> None:
