@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from analyzer.simulate import aa, bandit, coverage
+from analyzer.simulate import aa, bandit, coverage, drift
 from analyzer.simulate.blocks import Result, Simulate, processes
 from analyzer.simulate.blocks import simulate as run
 from analyzer.simulate.log import Log, find_log
@@ -133,6 +133,24 @@ def bandit_command(floor: float, library: bool, **options: Any) -> None:
     it.show("Regret", bandit.report(settings, found, own, theirs))
 
 
+@simulate.command("drift")
+@_common(runs=200, looks=50)
+@click.option(
+    "--half-life", type=click.FloatRange(0, min_open=True), default=5.0, show_default=True, metavar="LOOKS",
+    help="Of the evidence of the discounted bandit.",
+)  # fmt: skip
+@click.option(
+    "--window", type=click.IntRange(1), default=10, show_default=True, metavar="LOOKS",
+    help="Of the bandit that forgets what is older.",
+)  # fmt: skip
+def drift_command(half_life: float, window: int, **options: Any) -> None:
+    """Whether traffic follows when the best of two variants becomes the worse halfway."""
+    it = _Run(**options)
+    settings = drift.settings(it.looks, half_life, window)
+    (found,) = it.all((drift.follow, settings, it.runs))
+    it.show("Drift", drift.report(settings, found))
+
+
 @contextmanager
 def _progress_bar(total: int, *, quiet: bool) -> Iterator[Callable[[int], None]]:
     from rich.console import Console
@@ -155,7 +173,7 @@ def _print(title: str, about: Mapping[str, Any], report: Report) -> None:
     console.print(f"[bold]{title}[/bold]: {said}, seed {about['seed']}{data}", highlight=False)
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for place, name in enumerate(report.header):
-        table.add_column(name, justify="right" if place else "left")
+        table.add_column(name, justify="right" if place else "left", no_wrap=not place)
     for row in report.rows:
         table.add_row(*row)
     console.print(table)

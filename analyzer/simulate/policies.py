@@ -12,7 +12,7 @@ from analyzer.engine.evidence import design_effect
 from analyzer.engine.moments import Floats, Moments
 from analyzer.engine.sequential import ready
 
-__all__ = ["POLICIES", "Policy", "floored", "next_percent", "start"]
+__all__ = ["POLICIES", "Memory", "Policy", "floored", "next_percent", "start"]
 
 Ints: TypeAlias = NDArray[np.int64]
 Name: TypeAlias = Literal["thompson", "fixed"]
@@ -26,8 +26,10 @@ class Policy(NamedTuple):
     floor: float = 0.05
     min_change: int = 2
     """Percentage points"""
-    clustered: bool = True
-    """Posteriors of counts divided by the design effect"""
+    half_life: float = 0.0
+    """Of evidence, in looks; 0 is for ever"""
+    window: int = 0
+    """Looks that count; 0 is all"""
 
 
 def start(runs: int, k: int) -> Ints:
@@ -36,16 +38,41 @@ def start(runs: int, k: int) -> Ints:
     return np.tile(base + (np.arange(k) < rest), (runs, 1)).astype(np.int64)
 
 
-def next_percent(policy: Policy, raw: Moments, weighted: Moments, percent: Ints) -> Ints:
-    """The allocation that follows on `percent` (runs, k) for these sums; it moves once every variant has enough."""
+def next_percent(policy: Policy, raw: Moments, weighted: Moments, recent: tuple[Floats, Floats], percent: Ints) -> Ints:
+    """The allocation that follows on `percent` (runs, k) for these sums; it moves once every variant has enough.
+
+    recent: impressions and outcomes as the policy remembers them, (runs, k) each.
+    """
     if policy.name == "fixed":
         return percent
-    effect = design_effect(raw) if policy.clustered else 1.0
-    p_best = compare(1 + raw.c / effect, 1 + (raw.n - raw.c) / effect).p_best
+    effect = design_effect(raw)
+    n, c = recent
+    p_best = compare(1 + c / effect, 1 + (n - c) / effect).p_best
     wanted = floored(p_best, policy.floor)
     enough = ready(raw, weighted).all(axis=1)
     moved = np.abs(wanted - percent).max(axis=1) >= policy.min_change
     return np.where((enough & moved)[:, None], wanted, percent)
+
+
+class Memory:
+    """What a policy remembers of the steps: everything, or less of what is older."""
+
+    def __init__(self, policy: Policy) -> None:
+        self._keep = 2 ** (-1 / policy.half_life) if policy.half_life else 1.0
+        self._window = policy.window
+        self._steps: list[tuple[Floats, Floats]] = []
+        self._n: Floats = np.zeros(1)
+        self._c: Floats = np.zeros(1)
+
+    def add(self, step: Moments) -> tuple[Floats, Floats]:
+        """Impressions and outcomes (runs, k) after one more step."""
+        self._n, self._c = self._n * self._keep + step.n, self._c * self._keep + step.c
+        if self._window:
+            self._steps.append((step.n, step.c))
+            if len(self._steps) > self._window:
+                n, c = self._steps.pop(0)
+                self._n, self._c = self._n - n, self._c - c
+        return self._n, self._c
 
 
 def floored(weights: Floats, floor: float) -> Ints:

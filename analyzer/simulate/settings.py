@@ -10,7 +10,7 @@ import numpy as np
 
 from analyzer.engine.moments import Floats, Moments
 from analyzer.simulate.log import Ints, Log
-from analyzer.simulate.policies import Policy, next_percent, start
+from analyzer.simulate.policies import Memory, Policy, next_percent, start
 from analyzer.simulate.streams import PlantedSlates, PlantedUsers, RecordedSlates, RecordedUsers, Stream, Values
 
 __all__ = ["FIXED", "Look", "Setting", "watch"]
@@ -20,10 +20,12 @@ FIXED = Policy("fixed")
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """One experiment to simulate. `rates` are planted unless `log` is to be replayed."""
+    """One experiment to simulate. `rates` are planted unless variants of the log are to be replayed."""
 
     unit: Literal["slate", "user"]
     rates: tuple[float, ...] = ()
+    rates_after: tuple[float, ...] = ()
+    """Planted rates of the second half of the looks (slates only), if they drift"""
     recorded: tuple[int, ...] = ()
     """Which variants of the log run, by index; outcomes are then those of the log"""
     log: Log | None = None
@@ -43,9 +45,9 @@ class Setting:
         return len(self.recorded or self.rates)
 
     def truth_at(self, look: int) -> Floats:
-        """(k,) true rates up to this look: as planted, or of recorded outcomes those of the log's slates until then."""
+        """(k,) true rates: those planted for this look, or of recorded outcomes those of the log until then."""
         if not self.recorded:
-            return np.array(self.rates)
+            return np.array(self.rates_after if self.rates_after and 2 * look >= self.looks else self.rates)
         clicks, shown = self.outcomes()
         upto = (look + 1) * len(clicks) // self.looks
         return np.asarray(clicks[:upto].sum(axis=0) / shown[:upto].sum(axis=0))
@@ -58,7 +60,8 @@ class Setting:
                 return RecordedSlates(clicks, shown, self.looks, rng)
             if self.sigma:
                 return Values(np.array(self.rates), self.sigma, self.slates, self.looks, rng)
-            return PlantedSlates(np.array(self.rates), self.slates, self.looks, rng)
+            rates = np.stack([self.truth_at(look) for look in range(self.looks)])
+            return PlantedSlates(rates, self.slates, self.looks, rng)
         assert self.log is not None
         users = self.users or self.log.users
         if self.recorded:
@@ -91,8 +94,9 @@ def watch(setting: Setting, runs: int, rng: np.random.Generator) -> Iterator[Loo
     zero = np.zeros((runs, setting.k))
     raw = weighted = Moments(zero, zero, zero, zero, zero, zero)
     slates = zero
+    memory = Memory(setting.policy)
     for look in range(setting.looks):
         step = stream.step(look, percent)
         raw, weighted, slates = raw + step.raw, weighted + step.weighted, slates + step.slates
         yield Look(raw, weighted, slates, percent)
-        percent = next_percent(setting.policy, raw, weighted, percent)
+        percent = next_percent(setting.policy, raw, weighted, memory.add(step.raw), percent)
