@@ -8,14 +8,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analyzer.engine.bayes import compare
+from analyzer.engine.drift import Span, advance, discounted, windowed
 from analyzer.engine.evidence import design_effect
 from analyzer.engine.moments import Floats, Moments
 from analyzer.engine.sequential import ready
+from sluice.domain.epochs import Epoch
 
 __all__ = ["POLICIES", "Memory", "Policy", "floored", "next_percent", "start"]
 
 Ints: TypeAlias = NDArray[np.int64]
 Name: TypeAlias = Literal["thompson", "fixed"]
+LOOK_MS = 1000
+"""Event time between two looks"""
 POLICIES: tuple[Name, ...] = get_args(Name)
 
 
@@ -55,24 +59,27 @@ def next_percent(policy: Policy, raw: Moments, weighted: Moments, recent: tuple[
 
 
 class Memory:
-    """What a policy remembers of the steps: everything, or less of what is older."""
+    """What a policy remembers: everything, or less of what is older, by the histories that decisions carry."""
 
-    def __init__(self, policy: Policy) -> None:
-        self._keep = 2 ** (-1 / policy.half_life) if policy.half_life else 1.0
-        self._window = policy.window
-        self._steps: list[tuple[Floats, Floats]] = []
-        self._n: Floats = np.zeros(1)
-        self._c: Floats = np.zeros(1)
-
-    def add(self, step: Moments) -> tuple[Floats, Floats]:
-        """Impressions and outcomes (runs, k) after one more step."""
-        self._n, self._c = self._n * self._keep + step.n, self._c * self._keep + step.c
+    def __init__(self, policy: Policy, runs: int) -> None:
+        self._half_life, self._window = policy.half_life * LOOK_MS, policy.window * LOOK_MS
+        self._span = Span.of_half_life(self._half_life) if self._half_life else None
         if self._window:
-            self._steps.append((step.n, step.c))
-            if len(self._steps) > self._window:
-                n, c = self._steps.pop(0)
-                self._n, self._c = self._n - n, self._c - c
-        return self._n, self._c
+            self._span = Span.of_window(self._window)
+        self._histories: list[tuple[Epoch, ...]] = [()] * runs
+
+    def at(self, look: int, raw: Moments) -> tuple[Floats, Floats]:
+        """Impressions and outcomes (runs, k) as they count at `look`, when these are the totals."""
+        if self._span is None:
+            return raw.n, raw.c
+        at_ms = (look + 1) * LOOK_MS
+        recent = np.empty((2, *raw.n.shape))
+        for run, (n, c) in enumerate(zip(raw.n.astype(np.int64).tolist(), raw.c.tolist(), strict=True)):
+            history = self._histories[run] = advance(self._histories[run], at_ms, n, c, self._span)
+            recent[:, run] = (
+                windowed(history, at_ms, self._window) if self._window else discounted(history, at_ms, self._half_life)
+            )
+        return recent[0], recent[1]
 
 
 def floored(weights: Floats, floor: float) -> Ints:

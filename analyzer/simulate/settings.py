@@ -94,9 +94,9 @@ def watch(setting: Setting, runs: int, rng: np.random.Generator) -> Iterator[Loo
     zero = np.zeros((runs, setting.k))
     raw = weighted = Moments(zero, zero, zero, zero, zero, zero)
     slates = zero
-    memory = Memory(setting.policy)
+    memory = Memory(setting.policy, runs)
     for look in range(setting.looks):
         step = stream.step(look, percent)
         raw, weighted, slates = raw + step.raw, weighted + step.weighted, slates + step.slates
         yield Look(raw, weighted, slates, percent)
-        percent = next_percent(setting.policy, raw, weighted, memory.add(step.raw), percent)
+        percent = next_percent(setting.policy, raw, weighted, memory.at(look, raw), percent)

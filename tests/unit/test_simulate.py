@@ -15,10 +15,10 @@ from scipy.stats import binom
 
 from analyzer.engine.bandit import thompson_shares
 from analyzer.engine.moments import Moments
-from analyzer.simulate import aa, bandit, coverage
+from analyzer.simulate import aa, bandit, coverage, drift
 from analyzer.simulate.blocks import simulate
 from analyzer.simulate.log import CONCENTRATION, Log, fitted_log
-from analyzer.simulate.policies import Policy, floored, start
+from analyzer.simulate.policies import Memory, Policy, floored, start
 from analyzer.simulate.report import interval
 from analyzer.simulate.settings import FIXED, Setting, watch
 from analyzer.simulate.streams import PlantedSlates, PlantedUsers, RecordedSlates, RecordedUsers, Values
@@ -193,6 +193,22 @@ def test_traffic_stays_equal_until_every_variant_has_enough_and_then_moves_to_th
     assert all((look.percent == 50).all() for look in watch(few, 20, np.random.default_rng(0)))
 
 
+def test_a_memory_that_forgets_gives_the_recent_rate() -> None:
+    policy = Policy(half_life=2)
+    forgets, keeps, slides = Memory(policy, 1), Memory(Policy(), 1), Memory(Policy(window=4), 1)
+    zero = np.zeros((1, 1))
+    for look in range(20):
+        # 100 impressions a look; clicked never, and in the last ten looks always.
+        n, c = np.full((1, 1), 100.0 * (look + 1)), np.full((1, 1), 100.0 * max(look - 9, 0))
+        raw = Moments(n, n, c, n, c, zero)
+        found = [memory.at(look, raw) for memory in (forgets, keeps, slides)]
+    old, whole, window = ((c / n).item() for n, c in found)
+    # ∫ 2^(−age/2) over the last 10 of 20 looks.
+    assert old == pytest.approx((1 - 2**-5) / (1 - 2**-10), rel=0.01)
+    assert whole == 0.5 and window == 1.0
+    assert found[2][0].item() == pytest.approx(400)
+
+
 def test_the_concentration_of_users_is_found_again() -> None:
     rng = np.random.default_rng(2)
     user = rng.permutation(np.repeat(np.arange(800), rng.integers(1, 40, 800)))
@@ -294,6 +310,16 @@ def test_without_a_floor_it_loses_what_an_established_library_loses() -> None:
     assert own.mean() <= 1.1 * theirs.mean() + 3 * error
 
 
+def test_after_a_drift_only_a_bandit_that_forgets_follows() -> None:
+    settings = drift.settings(50, half_life=5, window=10)
+    figures = drift.report(settings, simulate(drift.follow, settings, 60, seed=7)).figures
+    assert figures["recovered"] >= at_least(0.95, 60)
+    assert figures["recovered_plain"] <= at_most(0.5, 60)
+    assert figures["settings"]["window 10"]["recovered"] >= at_least(0.95, 60)
+    assert figures["regret"] < 0.6 * figures["regret_fixed_split"]
+    assert figures["regret_plain"] > figures["regret_fixed_split"] == pytest.approx(450)
+
+
 # ------------------------------------------------------------------ the command
 
 
@@ -322,6 +348,7 @@ KEYS = {
     "aa": {"false_positive_rate", "false_positive_rate_naive", "power", "spoke"},
     "coverage": {"coverage", "coverage_naive", "spoke"},
     "bandit": {"regret", "regret_fixed_split", "regret_interval"},
+    "drift": {"regret", "regret_plain", "recovered", "recovered_plain"},
 }
 
 
@@ -335,8 +362,10 @@ def test_the_command_prints_json_and_writes_curves(
     assert (code, err) == (0, "")
     figures = json.loads(out)
     assert KEYS[command] <= figures.keys()
-    assert figures["runs"] == 20 and figures["users"] == 300
-    assert any(name.startswith("recorded slates") for name in figures["settings"])
+    assert figures["runs"] == 20
+    if command != "drift":
+        assert figures["users"] == 300
+        assert any(name.startswith("recorded slates") for name in figures["settings"])
     with table.open() as file:
         rows = list(csv.DictReader(file))
     assert {row["look"] for row in rows} == {"1", "2", "3", "4", "5"}
