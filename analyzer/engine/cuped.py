@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from analyzer.engine.frequentist import Differences, differences, divide
+from analyzer.engine.frequentist import LEAST, MOST, Differences, differences, divide
 from analyzer.engine.moments import Floats, Moments, moments, rate
 
 __all__ = ["Adjusted", "CovariateMoments", "adjust", "adjusted_differences", "covariate_moments"]
@@ -67,8 +67,12 @@ def covariate_moments(
     parts = {name: np.asarray(values, dtype=np.float64) for name, values in given.items()}
     index = np.asarray(arm, dtype=np.int64)
     for name, values in parts.items():
-        if values.shape != index.shape or not np.isfinite(values).all():
-            raise ValueError(f"{name}: one finite number for each of {index.size} units, got shape {values.shape}")
+        if values.shape != index.shape:
+            raise ValueError(f"{name}: one number for each of {index.size} units, got shape {values.shape}")
+        if not (np.abs(values) <= MOST).all():
+            raise ValueError(f"{name}: must be finite (up to {MOST:g})")
+        if name in ("n", "n0") and ((values < 0) | (values > 0) & (values < LEAST)).any():
+            raise ValueError(f"{name}: impressions are 0 or at least {LEAST:g}")
     if (index < 0).any() or (index >= k).any():
         raise ValueError(f"arm: must be 0 to {k - 1}")
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import chdtrc, ndtr
 
-from analyzer.engine.frequentist import divide
+from analyzer.engine.frequentist import MOST, divide
 from analyzer.engine.moments import Floats
 
 __all__ = ["Trend", "WeekdayEffect", "novelty", "weekday_effect"]
@@ -126,13 +126,13 @@ def _checked(
     for name, values in (("n", n), ("c", c)):
         if values.ndim < 2 or values.shape[-2] != start.size or values.shape[-1] < 2:
             raise ValueError(f"{name}: shape (…, {start.size} buckets, at least two variants), got {values.shape}")
-        if not np.isfinite(values).all() or (values < 0).any():
-            raise ValueError(f"{name}: must be finite and ≥ 0")
+        if not ((values >= 0) & (values <= MOST)).all():
+            raise ValueError(f"{name}: must lie in [0, {MOST:g}]")
     if n.shape[-1] != c.shape[-1] or (c > n).any():
         raise ValueError("c: more outcomes than impressions, or of other variants")
     if not 0 <= control < n.shape[-1]:
         raise ValueError(f"control: must be 0 to {n.shape[-1] - 1}, got {control}")
     deff = np.asarray(design_effect, dtype=np.float64)
-    if not (np.isfinite(deff) & (deff >= 1)).all():
-        raise ValueError(f"design_effect: must be ≥ 1, got {deff.tolist()}")
+    if not ((deff >= 1) & (deff <= MOST)).all():
+        raise ValueError(f"design_effect: must be ≥ 1 and finite, got {deff.tolist()}")
     return start, n, c, np.broadcast_to(deff, n.shape[:-2] + n.shape[-1:])

@@ -32,6 +32,16 @@ __all__ = [
 ]
 
 
+MOST = 1e15
+"""Counts up to here are whole in a double"""
+
+LEAST = 1e-6
+"""Of impressions, if any: less, as effective impressions, says nothing"""
+
+_LARGEST = 1e100
+"""Of a mean: squares must fit, too"""
+
+
 class Proportions(NamedTuple):
     """Rates of independent impressions against the control's; arrays (…, k), see `proportions`."""
 
@@ -152,8 +162,8 @@ def share_test(units: ArrayLike, shares: ArrayLike) -> ChiSquare:
     if o.ndim == 0 or share.ndim == 0 or o.shape[-1] != share.shape[-1] or o.shape[-1] < 2:
         raise ValueError(f"shares: one for each of at least two variants, got {share.shape} for {o.shape}")
     for name, values, least in (("units", o, o >= 0), ("shares", share, share > 0)):
-        if not (np.isfinite(values) & least).all():
-            raise ValueError(f"{name}: must be finite and {'≥' if name == 'units' else '>'} 0, got {values.tolist()}")
+        if not (least & (values <= MOST)).all():
+            raise ValueError(f"{name}: must be ≥ 0 (shares > 0), up to {MOST:g}, got {values.tolist()}")
     expected = o.sum(axis=-1, keepdims=True) * share / share.sum(axis=-1, keepdims=True)
     enough = (expected >= 5).all(axis=-1)
     statistic = np.where(enough, ((o - expected) ** 2 / np.where(expected > 0, expected, 1.0)).sum(axis=-1), np.nan)
@@ -190,8 +200,9 @@ def differences(
     m, v, g = np.broadcast_arrays(*(np.asarray(x, dtype=np.float64) for x in (mean, variance_of_mean, units)))
     _check(m.shape[-1] if m.ndim else 0, control, alpha)
     for name, values in (("mean", m), ("variance_of_mean", v), ("units", g)):
-        if np.isinf(values).any() or (name != "mean" and (values < 0).any()):
-            raise ValueError(f"{name}: must be finite{'' if name == 'mean' else ' and ≥ 0'}, got {values.tolist()}")
+        if (np.abs(values) > _LARGEST).any() or (name != "mean" and (values < 0).any()):
+            wanted = "finite (up to 1e100)" + ("" if name == "mean" else " and ≥ 0")
+            raise ValueError(f"{name}: must be {wanted}, got {values.tolist()}")
     own = np.arange(m.shape[-1]) == control
     v = np.where(g > 1, v, np.nan)
     total = v + v[..., control, None]
@@ -247,21 +258,25 @@ def checked_counts(clicks: ArrayLike, impressions: ArrayLike) -> tuple[Floats, F
     for name, values in (("clicks", c), ("impressions", n)):
         if values.ndim == 0 or values.shape[-1] < 2:
             raise ValueError(f"{name}: at least two variants are needed, got shape {values.shape}")
-        if not np.isfinite(values).all() or (values < 0).any():
-            raise ValueError(f"{name}: must be finite and ≥ 0, got {values.tolist()}")
+        if not ((values >= 0) & (values <= MOST)).all():
+            raise ValueError(f"{name}: must lie in [0, {MOST:g}], got {values.tolist()}")
     if c.shape[-1] != n.shape[-1]:
         raise ValueError(f"clicks: {c.shape[-1]} variants, but impressions: {n.shape[-1]}")
     c, n = np.broadcast_arrays(c, n)
+    if ((n > 0) & (n < LEAST)).any():
+        raise ValueError(f"impressions: must be 0 or at least {LEAST:g}, got {n.tolist()}")
     if (c > n).any():
         raise ValueError(f"clicks: more than impressions, {c.tolist()} of {n.tolist()}")
     return c, n
 
 
 def divide(above: ArrayLike, below: ArrayLike) -> Floats:
-    """above / below; nan where below is 0 or nan."""
+    """above / below; nan where below is 0 or nan, or so close to 0 that the result is no double."""
     a, b = np.asarray(above, dtype=np.float64), np.asarray(below, dtype=np.float64)
     known = (b < 0) | (b > 0)
-    return np.where(known, a / np.where(known, b, 1.0), np.nan)
+    with np.errstate(over="ignore"):
+        result = a / np.where(known, b, 1.0)
+    return np.where(known & np.isfinite(result), result, np.nan)
 
 
 def _own(own: NDArray[np.bool_], value: float, *arrays: Floats) -> list[Floats]:
@@ -272,9 +287,12 @@ def _own(own: NDArray[np.bool_], value: float, *arrays: Floats) -> list[Floats]:
 def _lift(mean: Floats, v: Floats, control: int, quantile: float | Floats) -> tuple[Floats, Floats]:
     """m/m₀ − 1 and its half-width q·√(V/m₀² + V₀m²/m₀⁴); nan unless m₀ > 0."""
     base = np.where(mean > 0, mean, np.nan)[..., control, None]
-    times = mean / base
-    half = quantile * np.sqrt(v + v[..., control, None] * times**2) / base
-    return times - 1, np.where(half > 0, half, np.nan)
+    # A control next to 0 makes a lift beyond what a double holds: as unknown as one of 0.
+    with np.errstate(over="ignore", invalid="ignore"):
+        times = mean / base
+        half = quantile * np.sqrt(v + v[..., control, None] * times**2) / base
+    known = np.isfinite(times) & np.isfinite(half)
+    return np.where(known, times - 1, np.nan), np.where(known & (half > 0), half, np.nan)
 
 
 def _wilson(c: Floats, n: Floats, quantile: float) -> tuple[Floats, Floats]:

@@ -42,6 +42,13 @@ CONVENTIONS: dict[Convention, str] = {
 }
 
 _MOST = 1e15
+"""Units"""
+
+_LEAST_EFFECT = 1e-12
+"""Of a rate, or in standard deviations: below, not even so many units would do"""
+
+_FACTOR = 1e6
+"""Largest ratio of arms and largest design effect, so that every number stays a number"""
 
 
 class Design(NamedTuple):
@@ -79,17 +86,19 @@ class Design(NamedTuple):
             raise ValueError(f"variants: at least two, got {self.variants}")
         if not self.power > self.each_alpha:
             raise ValueError(f"power: {self.power} is not above alpha {self.each_alpha}: no observation is needed")
-        if not 0 < self.ratio < math.inf:
-            raise ValueError(f"ratio: must be > 0, got {self.ratio}")
-        if not 1 <= self.design_effect < math.inf:
-            raise ValueError(f"design_effect: must be ≥ 1, got {self.design_effect}")
-        if self.deviation is not None and not 0 < self.deviation < math.inf:
-            raise ValueError(f"deviation: must be > 0 and finite, got {self.deviation}")
+        if not 1 / _FACTOR <= self.ratio <= _FACTOR:
+            raise ValueError(f"ratio: must lie in [{1 / _FACTOR:g}, {_FACTOR:g}], got {self.ratio}")
+        if not 1 <= self.design_effect <= _FACTOR:
+            raise ValueError(f"design_effect: must be ≥ 1, up to {_FACTOR:g}, got {self.design_effect}")
+        if self.deviation is not None and not 1e-100 < self.deviation < 1e100:
+            raise ValueError(f"deviation: must be > 0 and finite (up to 1e100), got {self.deviation}")
         if not math.isfinite(self.baseline) or (self.deviation is None and not 0 < self.baseline < 1):
             where = "lie in (0, 1)" if self.deviation is None else "be finite"
             raise ValueError(f"baseline: must {where}, got {self.baseline}")
         if not 0 < abs(self.effect) < math.inf:
             raise ValueError(f"effect: must be finite and not 0, got {self.effect}")
+        if abs(self.effect) < _LEAST_EFFECT * (self.deviation or 1.0):
+            raise ValueError(f"effect: more than {_MOST:g} units are needed; plan for a larger one")
         if self.deviation is None and not 0 < self.baseline + self.effect < 1:
             raise ValueError(f"effect: takes the rate from {self.baseline} to {self.baseline + self.effect:.6g}")
         return self
@@ -186,21 +195,22 @@ def detectable_effect(
 
     `design.effect` is not used. None when not even a rate of nearly 0 or 1 would be found.
     """
-    if not 0 < n <= _MOST:
-        raise ValueError(f"n: must lie in (0, {_MOST:g}], got {n}")
-    if design.deviation is None and not 0 < design.baseline < 1:
-        raise ValueError(f"baseline: must lie in (0, 1), got {design.baseline}")
-    limit = math.inf
+    if not 1 <= n <= _MOST:
+        raise ValueError(f"n: must lie in [1, {_MOST:g}], got {n}")
     if design.deviation is None:
+        if not 0 < design.baseline < 1:
+            raise ValueError(f"baseline: must lie in (0, 1), got {design.baseline}")
         limit = (1 - design.baseline if direction > 0 else design.baseline) * (1 - 1e-9)
+        scale = 1.0
+    else:
+        limit, scale = math.inf, design.deviation
     power = sequential_power if sequential else fixed_power
 
     def missing(size: float) -> float:
         return float(power(design._replace(effect=direction * size), n)) - design.power
 
-    scale = design.deviation if design.deviation is not None else limit
-    design._replace(effect=direction * scale / 2).check()
-    low = high = min(limit, scale * 1e-9)
+    design._replace(effect=direction * min(limit, scale) / 2).check()
+    low = high = min(limit, scale * 2 * _LEAST_EFFECT)
     while missing(high) < 0:
         if high >= limit:
             return None
@@ -237,7 +247,8 @@ def _counts(n: ArrayLike) -> Floats:
     counts = np.asarray(n, dtype=np.float64)
     if not ((counts > 0) & (counts <= 4 * _MOST)).all():
         raise ValueError(f"n: must lie in (0, {_MOST:g}], got {counts.tolist()}")
-    return counts
+    # Below one unit nothing is known; a tiny number would only overflow on the way there.
+    return np.maximum(counts, 1e-3)
 
 
 def _whole(n: float) -> int:

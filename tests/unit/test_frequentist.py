@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+import warnings
 
 import numpy as np
 import pytest
@@ -266,6 +268,26 @@ def test_impossible_arguments_are_named() -> None:
         differences([1, math.inf], [1, 1], [5, 5])
     with pytest.raises(ValueError, match=r"^shares"):
         share_test([1, 2], [1, 0])
+
+
+anything = st.one_of(st.floats(), st.sampled_from([0.0, 1.0, 1e-308, 1e12, 1e300]))
+
+
+@given(st.lists(st.tuples(anything, anything, anything), min_size=2, max_size=3))
+def test_anything_gives_a_result_or_an_error_that_names_the_argument(arms: list[tuple[float, float, float]]) -> None:
+    # And never a warning of numpy, which would be an error here.
+    first, second, third = zip(*arms, strict=True)
+    calls = (lambda: proportions(first, second), lambda: chi_square(first, second), lambda: share_test(first, second),
+             lambda: differences(first, second, third))  # fmt: skip
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for call in calls:
+            try:
+                result = call()
+            except ValueError as error:
+                assert re.match(r"(clicks|impressions|units|shares|mean|variance_of_mean): ", str(error))
+            else:
+                assert not any(np.isinf(part).any() for part in result)
 
 
 def test_words_of_effects() -> None:
