@@ -253,7 +253,7 @@ class Analyzer:
 
     def _previous(self, experiment: Experiment, last: DecisionMade | None) -> Previous | None:
         if last is not None:
-            return Previous(last.version, last.allocation, last.allocation_version)
+            return Previous(last.version, last.allocation, last.allocation_version, last.history)
         try:
             found = self._store.get(experiment.name)
         except (TransportError, InvalidEvent) as error:

@@ -12,13 +12,15 @@ from typing import NamedTuple
 import msgspec
 
 from analyzer.engine import reasons
-from analyzer.engine.bandit import moved_enough, thompson_shares
-from analyzer.engine.evaluate import Evaluation, Problem, best_of, evaluate
+from analyzer.engine.evaluate import Evaluation, Problem, evaluate
 from analyzer.engine.guardrails import check_guardrails
+from analyzer.engine.memory import Memory, remember
 from analyzer.engine.segments import compare_segments
-from analyzer.engine.verdict import Finding, conclude
-from sluice.domain.allocation import allocation_key, whole_percents
-from sluice.domain.events import Contrast, DecisionMade, GuardrailResult, SegmentSums, StatsCell, VariantResult
+from analyzer.engine.traffic import allocate, convergence_note
+from analyzer.engine.verdict import conclude
+from sluice.domain.allocation import allocation_key
+from sluice.domain.epochs import Epoch
+from sluice.domain.events import Contrast, DecisionMade, SegmentSums, StatsCell, VariantResult
 from sluice.domain.experiment import Experiment, config_hash
 from sluice.errors import InvalidEvent
 
@@ -45,6 +47,7 @@ class Previous(NamedTuple):
     allocation: Mapping[str, int]
     """Empty before the first decision"""
     allocation_version: int
+    history: tuple[Epoch, ...] = ()
 
 
 class Case(NamedTuple):
@@ -67,8 +70,17 @@ def decide_many(cases: Sequence[Case]) -> list[DecisionMade]:
     shares; it stays where it is while the evidence is `invalid`, and a variant whose guardrail is breached gets none.
     Raises ValueError when a cell's sums are impossible.
     """
-    found = evaluate([Problem(case.experiment, case.snapshot.cells) for case in cases])
-    return [_decision(case, figures) for case, figures in zip(cases, found, strict=True)]
+    memories = [
+        remember(c.experiment, c.snapshot.cells, c.snapshot.at_ms, c.previous.history if c.previous else ())
+        for c in cases
+    ]
+    found = evaluate(
+        [
+            Problem(case.experiment, case.snapshot.cells, memory.learned)
+            for case, memory in zip(cases, memories, strict=True)
+        ]
+    )
+    return [_decision(*parts) for parts in zip(cases, memories, found, strict=True)]
 
 
 def recompute(recorded: DecisionMade) -> DecisionMade:
@@ -81,11 +93,14 @@ def recompute(recorded: DecisionMade) -> DecisionMade:
     return decide(
         experiment,
         Snapshot(recorded.evidence, offsets, recorded.at_ms, recorded.segment_evidence),
-        Previous(recorded.version - 1, recorded.previous_allocation, recorded.previous_allocation_version),
+        # Advancing a history that has reached the evidence changes nothing.
+        Previous(
+            recorded.version - 1, recorded.previous_allocation, recorded.previous_allocation_version, recorded.history
+        ),
     )
 
 
-def _decision(case: Case, figures: Evaluation) -> DecisionMade:
+def _decision(case: Case, memory: Memory, figures: Evaluation) -> DecisionMade:
     experiment, snapshot, before = case.experiment, case.snapshot, case.previous or Previous(0, {}, 0)
     results = _results(experiment, figures)
     short = _short(experiment, figures)
@@ -93,7 +108,7 @@ def _decision(case: Case, figures: Evaluation) -> DecisionMade:
     checked = check_guardrails(experiment, snapshot.cells, DIGITS)
     segments = compare_segments(experiment, snapshot.segments, DIGITS)
     finding = conclude(experiment, results, tuple(short), always, checked)
-    allocation = _allocation(experiment, figures, finding, checked, before.allocation)
+    allocation = allocate(experiment, figures, finding, checked, before.allocation)
     told = reasons.Figures(
         results=results,
         finding=finding,
@@ -105,7 +120,7 @@ def _decision(case: Case, figures: Evaluation) -> DecisionMade:
         before=before.allocation,
         unknown=_unknown(experiment, snapshot.cells),
         moved={},
-        notes=(),
+        notes=(*memory.notes, *convergence_note(experiment, figures, finding)),
     )
     return DecisionMade(
         experiment=experiment.name,
@@ -128,6 +143,7 @@ def _decision(case: Case, figures: Evaluation) -> DecisionMade:
         reasons=reasons.explain(experiment, told),
         guardrails=checked,
         uniform=_uniform(experiment, snapshot.cells),
+        history=memory.history,
         segment_evidence=snapshot.segments,
         segments=segments,
     )
@@ -211,42 +227,6 @@ def _uniform(experiment: Experiment, cells: Sequence[StatsCell]) -> tuple[Varian
     key = allocation_key(experiment.uniform_allocation)
     drawn = tuple(cell for cell in cells if cell.allocation == key)
     return _results(experiment, evaluate([Problem(experiment, drawn)])[0])
-
-
-def _allocation(
-    experiment: Experiment,
-    figures: Evaluation,
-    finding: Finding,
-    guardrails: Sequence[GuardrailResult],
-    before: Mapping[str, int],
-) -> dict[str, int]:
-    start = experiment.starting_allocation
-    kept = dict(before) if before.keys() == start.keys() else start
-    rule = experiment.bandit
-    if finding.verdict == "invalid":
-        return kept
-    if not figures.ready.all():
-        return start
-    breached = {found.variant for found in guardrails if found.status == "breached"}
-    left = [i for i, name in enumerate(start) if name not in breached]
-    if rule.policy == "fixed":
-        wanted = (
-            start if not breached else whole_percents({name: start[name] for name in start if name not in breached})
-        )
-    else:
-        shares = policy_shares(experiment, figures, left)
-        names = [name for name in start if name not in breached]
-        wanted = thompson_shares(dict(zip(names, shares, strict=True)), min(rule.floor, 1 / len(names)))
-    wanted = dict.fromkeys(start, 0) | wanted
-    # A variant comes and goes at once; other moves must be worth a new allocation.
-    same = breached == {name for name, share in kept.items() if not share}
-    return kept if same and rule.policy != "fixed" and not moved_enough(wanted, kept, rule.min_change) else wanted
-
-
-def policy_shares(experiment: Experiment, figures: Evaluation, left: list[int]) -> list[float]:
-    """Shares of the variants `left`, before floors and whole percents."""
-    first, second = figures.posterior
-    return [max(0.0, p) for p in best_of(experiment.measure, (first[left], second[left])).p_best.tolist()]
 
 
 def _rounded(value: float | None) -> float | None:

@@ -173,7 +173,11 @@ def _evaluate(problems: Sequence[Problem]) -> list[Evaluation]:
         totals=totals,
         outcomes=outcomes,
         ready=ready(
-            totals._replace(c=outcomes), weighted, least_units=rule.least_units, least_outcomes=rule.least_outcomes
+            totals._replace(c=outcomes),
+            weighted,
+            least_units=rule.least_units,
+            least_outcomes=rule.least_outcomes,
+            values=experiment.measure == "value",
         ),
         rate=totals.c / np.where(totals.n > 0, totals.n, 1.0),
         weighted_rate=rate(weighted),

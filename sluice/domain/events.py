@@ -14,6 +14,7 @@ from typing import Annotated, Literal, TypeAlias
 import msgspec
 from msgspec import Meta, Struct
 
+from sluice.domain.epochs import Epoch
 from sluice.domain.statistics import CellStatistics
 from sluice.errors import InvalidEvent
 
@@ -289,6 +290,8 @@ class DecisionMade(Struct, frozen=True, kw_only=True, tag_field="type", tag="dec
     guardrails: tuple[GuardrailResult, ...] = ()
     uniform: tuple[VariantResult, ...] = ()
     """The same comparison on the units that were drawn uniformly alone, where `bandit.reserve` keeps some"""
+    history: tuple[Epoch, ...] = ()
+    """When the evidence was counted, coarsely; kept where `bandit.half_life_s` or `window_s` asks for it"""
     segment_evidence: tuple[SegmentSums, ...] = ()
     segments: tuple[SegmentResult, ...] = ()
     previous_allocation: dict[str, Percent] = {}

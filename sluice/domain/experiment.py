@@ -289,8 +289,11 @@ def _check_measures(experiment: Experiment, label: str) -> None:
         raise ConfigError(
             f"{label}: stopping.planned_effect: missing; `measure: value` needs the difference to plan for, in its unit"
         )
-    if experiment.bandit.half_life_s is not None and experiment.bandit.window_s is not None:
+    rule = experiment.bandit
+    if rule.half_life_s is not None and rule.window_s is not None:
         raise ConfigError(f"{label}: bandit.window_s: allowed is either `half_life_s` or `window_s`")
+    if experiment.measure == "value" and (rule.half_life_s or rule.window_s) is not None:
+        raise ConfigError(f"{label}: bandit: `half_life_s` and `window_s` are for rates, not for `measure: value`")
 
 
 def _check_segments(experiment: Experiment, label: str) -> None:

@@ -319,3 +319,40 @@ def test_a_batch_decides_as_each_alone() -> None:
                 cells.append(cell(name, units, rng.randint(0, units), allocation_key(shares)))
         cases.append(Case(one, snapshot(*cells)))
     assert [encode(decision) for decision in decide_many(cases)] == [encode(decide(*case)) for case in cases]
+
+
+@pytest.mark.parametrize("memory", [{"half_life_s": 10}, {"window_s": 20}])
+def test_traffic_follows_recent_evidence_where_rates_drift(memory: dict[str, int]) -> None:
+    forgets = experiment(bandit=msgspec.structs.replace(experiment().bandit, **memory))
+    shares = {}
+    for one in (experiment(), forgets):
+        last = None
+        for step in range(1, 41):
+            # `new` is the better one for 20 steps of five seconds, and the worse one afterwards.
+            good, bad = 40 * min(step, 20) + 10 * max(step - 20, 0), 10 * min(step, 20) + 40 * max(step - 20, 0)
+            evidence = snapshot(cell("control", 100 * step, bad), cell("new", 100 * step, good))._replace(
+                at_ms=5000 * step
+            )
+            before = Previous(last.version, last.allocation, last.allocation_version, last.history) if last else None
+            last = decide(one, evidence, before)
+            assert encode(recompute(msgspec.json.decode(encode(last), type=DecisionMade))) == encode(last)
+        assert last is not None
+        shares[one.bandit] = last.allocation["control"]
+        assert last.results[1].rate == pytest.approx(0.25)
+    assert shares[forgets.bandit] == 95
+    assert shares[experiment().bandit] < 90
+
+
+def test_the_bandit_says_when_nothing_is_left_to_gain() -> None:
+    early = decide(experiment(), snapshot(cell("control", 500, 100), cell("new", 500, 110)))
+    late = decide(experiment(), snapshot(cell("control", 50_000, 10_000), cell("new", 50_000, 14_000)))
+    assert "converged" not in " ".join(early.reasons)
+    assert "has converged on new" in " ".join(late.reasons)
+
+
+def test_top_two_explores_more() -> None:
+    cells = (cell("control", 500, 100), cell("new", 500, 140))
+    top_two = experiment(bandit=msgspec.structs.replace(experiment().bandit, policy="top-two", floor=0.0))
+    thompson = experiment(bandit=msgspec.structs.replace(experiment().bandit, floor=0.0))
+    assert decide(top_two, snapshot(*cells)).allocation["control"] > 40
+    assert decide(thompson, snapshot(*cells)).allocation["control"] < 5
