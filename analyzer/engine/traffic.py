@@ -27,7 +27,7 @@ def allocate(
     guardrails: Sequence[GuardrailResult],
     before: Mapping[str, int],
 ) -> dict[str, int]:
-    """Shares for new units: the start until every variant has enough, then the policy's; none where a guardrail broke."""
+    """Shares for new units: the start until all have enough, then the policy's; none where a guardrail is breached."""
     start = experiment.starting_allocation
     kept = dict(before) if before.keys() == start.keys() else start
     rule = experiment.bandit
