@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import cast
 
 from analyzer.engine import Snapshot, merge_cells, segment_sums
-from sluice.domain.events import StatsCell, StatsPublished, decode
+from sluice.domain.events import MovedUnits, StatsCell, StatsPublished, decode
 from sluice.domain.experiment import Experiment
 from sluice.domain.segments import parse_segment
 from sluice.errors import InvalidEvent
@@ -73,7 +73,21 @@ class Totals:
         cells = merge_cells(self._of(experiment.name), experiment.name, *outcomes)
         offsets = {p: (held.impressions_offset, held.clicks_offset) for p, held in self._latest.items()}
         at_ms = max((held.at_ms for held in self._latest.values()), default=-1)
-        return Snapshot(cells, offsets, at_ms, segment_sums(experiment, self._segments(experiment)))
+        segments = segment_sums(experiment, self._segments(experiment))
+        return Snapshot(cells, offsets, at_ms, segments, self._moved(experiment.name))
+
+    def _moved(self, experiment: str) -> tuple[MovedUnits, ...]:
+        """Over all partitions, in order of the variant. A user lives in one partition, so units add up."""
+        sums: dict[str, tuple[int, int]] = {}
+        for held in self._latest.values():
+            for one in held.moved:
+                if one.experiment == experiment:
+                    units, impressions = sums.get(one.variant, (0, 0))
+                    sums[one.variant] = units + one.units, impressions + one.impressions
+        return tuple(
+            MovedUnits(experiment=experiment, variant=variant, units=units, impressions=impressions)
+            for variant, (units, impressions) in sorted(sums.items())
+        )
 
     def _segments(self, experiment: Experiment) -> dict[tuple[str, str], list[StatsCell]]:
         """(key, value) → cells of that segment, for the keys that the experiment names."""

@@ -20,7 +20,7 @@ from analyzer.engine.traffic import allocate, convergence_note
 from analyzer.engine.verdict import conclude
 from sluice.domain.allocation import allocation_key
 from sluice.domain.epochs import Epoch
-from sluice.domain.events import Contrast, DecisionMade, SegmentSums, StatsCell, VariantResult
+from sluice.domain.events import Contrast, DecisionMade, MovedUnits, SegmentSums, StatsCell, VariantResult
 from sluice.domain.experiment import Experiment, config_hash
 from sluice.errors import InvalidEvent
 
@@ -38,6 +38,7 @@ class Snapshot(NamedTuple):
     """Partition → (impressions offset, clicks offset), exclusive"""
     at_ms: int
     segments: tuple[SegmentSums, ...] = ()
+    moved: tuple[MovedUnits, ...] = ()
 
 
 class Previous(NamedTuple):
@@ -92,7 +93,7 @@ def recompute(recorded: DecisionMade) -> DecisionMade:
         raise InvalidEvent(f"decision {recorded.version} of {recorded.experiment}: {error}") from error
     return decide(
         experiment,
-        Snapshot(recorded.evidence, offsets, recorded.at_ms, recorded.segment_evidence),
+        Snapshot(recorded.evidence, offsets, recorded.at_ms, recorded.segment_evidence, recorded.moved),
         # Advancing a history that has reached the evidence changes nothing.
         Previous(
             recorded.version - 1, recorded.previous_allocation, recorded.previous_allocation_version, recorded.history
@@ -119,7 +120,7 @@ def _decision(case: Case, memory: Memory, figures: Evaluation) -> DecisionMade:
         allocation=allocation,
         before=before.allocation,
         unknown=_unknown(experiment, snapshot.cells),
-        moved={},
+        moved=snapshot.moved,
         notes=(*memory.notes, *convergence_note(experiment, figures, finding)),
     )
     return DecisionMade(
@@ -143,6 +144,7 @@ def _decision(case: Case, memory: Memory, figures: Evaluation) -> DecisionMade:
         reasons=reasons.explain(experiment, told),
         guardrails=checked,
         uniform=_uniform(experiment, snapshot.cells),
+        moved=snapshot.moved,
         history=memory.history,
         segment_evidence=snapshot.segments,
         segments=segments,

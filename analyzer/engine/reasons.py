@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from analyzer.engine.verdict import SAMPLE_RATIO_ALARM, Finding, leader
-from sluice.domain.events import GuardrailResult, SegmentResult, VariantResult
+from sluice.domain.events import GuardrailResult, MovedUnits, SegmentResult, VariantResult
 from sluice.domain.experiment import Experiment
 
 __all__ = ["Figures", "explain", "percent"]
@@ -29,8 +29,7 @@ class Figures(NamedTuple):
     before: Mapping[str, int]
     unknown: Mapping[str, int]
     """Variant that the experiment does not have → its impressions"""
-    moved: Mapping[str, tuple[int, int]]
-    """Variant → units that were seen under it after another one, and their impressions"""
+    moved: Sequence[MovedUnits]
     notes: Sequence[str]
     """Sentences of the parts: delay, drift, convergence"""
 
@@ -57,10 +56,10 @@ def explain(experiment: Experiment, figures: Figures) -> tuple[str, ...]:
             f"(always-valid p = {figures.sample_ratio_p:.3g})."
         )
     if figures.moved:
-        named = [f"{name} {units:,} ({shown:,} impressions)" for name, (units, shown) in sorted(figures.moved.items())]
+        named = [f"{one.variant} {one.units:,} ({one.impressions:,} impressions)" for one in figures.moved]
         lines.append(
-            f"Units that came back under another variant stay with their first one, and what they saw then is left "
-            f"out: {', '.join(named[:MOST_NAMED])}."
+            f"{experiment.unit.capitalize()}s that came back under another variant stay with their first, and what they "
+            f"saw then is left out: {', '.join(named[:MOST_NAMED])}."
         )
     lines += _segments(figures.segments)
     if figures.unknown:

@@ -290,6 +290,8 @@ class DecisionMade(Struct, frozen=True, kw_only=True, tag_field="type", tag="dec
     guardrails: tuple[GuardrailResult, ...] = ()
     uniform: tuple[VariantResult, ...] = ()
     """The same comparison on the units that were drawn uniformly alone, where `bandit.reserve` keeps some"""
+    moved: tuple[MovedUnits, ...] = ()
+    """Users and sessions that were seen under another variant than their first: what they saw then is no evidence"""
     history: tuple[Epoch, ...] = ()
     """When the evidence was counted, coarsely; kept where `bandit.half_life_s` or `window_s` asks for it"""
     segment_evidence: tuple[SegmentSums, ...] = ()

@@ -13,7 +13,7 @@ from scipy.special import ndtr
 
 from analyzer.engine import Case, Previous, Snapshot, decide, decide_many, merge_cells, recompute, segment_sums
 from sluice.domain.allocation import allocation_key
-from sluice.domain.events import DecisionMade, StatsCell, encode
+from sluice.domain.events import DecisionMade, MovedUnits, StatsCell, encode
 from sluice.domain.experiment import Experiment, Guardrail, Stopping, load_experiments
 from sluice.domain.statistics import CellStatistics, OutcomeStatistics
 from sluice.errors import InvalidEvent
@@ -356,3 +356,13 @@ def test_top_two_explores_more() -> None:
     thompson = experiment(bandit=msgspec.structs.replace(experiment().bandit, floor=0.0))
     assert decide(top_two, snapshot(*cells)).allocation["control"] > 40
     assert decide(thompson, snapshot(*cells)).allocation["control"] < 5
+
+
+def test_units_that_moved_are_counted_and_said() -> None:
+    moved = (MovedUnits(experiment="e", variant="new", units=3, impressions=13),)
+    decision = decide(
+        experiment(unit="user"), snapshot(cell("control", 500, 100), cell("new", 500, 110))._replace(moved=moved)
+    )
+    assert decision.moved == moved
+    assert "new 3 (13 impressions)" in " ".join(decision.reasons)
+    assert recompute(msgspec.json.decode(encode(decision), type=DecisionMade)) == decision

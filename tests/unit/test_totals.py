@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from analyzer.totals import Totals, parse_snapshot
-from sluice.domain.events import StatsCell, StatsPublished, encode
+from sluice.domain.events import MovedUnits, StatsCell, StatsPublished, encode
 from sluice.domain.experiment import Experiment, Variant
 from sluice.domain.statistics import CellStatistics, OutcomeStatistics
 from sluice.errors import InvalidEvent
@@ -86,7 +87,7 @@ def test_other_definitions_replace_at_once() -> None:
 
 
 def test_an_experiment_that_was_never_counted_is_empty() -> None:
-    assert Totals().snapshot(experiment("x")) == ((), {}, -1, ())
+    assert Totals().snapshot(experiment("x")) == ((), {}, -1, (), ())
 
 
 def test_a_snapshot_is_read_back() -> None:
@@ -139,3 +140,15 @@ def test_segments_belong_to_their_experiment() -> None:
         ("history", "new", "b", 0),
     ]
     assert totals.snapshot(experiment("x")).segments == ()
+
+
+def test_moved_units_add_up_over_partitions() -> None:
+    totals = Totals()
+    for partition, (units, shown) in enumerate([(2, 9), (1, 4)]):
+        moved = (MovedUnits(experiment="x", variant="b", units=units, impressions=shown),)
+        snapshot = msgspec.structs.replace(stats(partition, (5, 5), cell("x", 3)), moved=moved)
+        assert parse_snapshot(encode(snapshot)) == snapshot
+        totals.offer(snapshot)
+    (found,) = totals.snapshot(experiment("x")).moved
+    assert (found.variant, found.units, found.impressions) == ("b", 3, 13)
+    assert totals.snapshot(experiment("y")).moved == ()
