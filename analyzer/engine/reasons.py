@@ -58,8 +58,8 @@ def explain(experiment: Experiment, figures: Figures) -> tuple[str, ...]:
     if figures.moved:
         named = [f"{one.variant} {one.units:,} ({one.impressions:,} impressions)" for one in figures.moved]
         lines.append(
-            f"{experiment.unit.capitalize()}s that came back under another variant stay with their first, and what they "
-            f"saw then is left out: {', '.join(named[:MOST_NAMED])}."
+            f"{experiment.unit.capitalize()}s that came back under another variant stay with their first, and what "
+            f"they saw then is left out: {', '.join(named[:MOST_NAMED])}."
         )
     lines += _segments(figures.segments)
     if figures.unknown:
