@@ -52,11 +52,11 @@ def regret(setting: Setting, runs: int, rng: np.random.Generator) -> Result:
     lost, equal, share = [], [], []
     for look, now in enumerate(watch(setting, runs, rng)):
         if setting.recorded:
-            lost.append(earned[look, best] - now.raw.c.sum(axis=1))
+            lost.append(earned[look, best] - now.totals.c.sum(axis=1))
             equal.append(np.full(runs, lost_by_look[look]))
         else:
-            lost.append(now.raw.n @ (rates.max() - rates))
-            equal.append(now.raw.n.sum(axis=1) * (rates.max() - rates.mean()))
+            lost.append(now.totals.n @ (rates.max() - rates))
+            equal.append(now.totals.n.sum(axis=1) * (rates.max() - rates.mean()))
         share.append(now.percent)
     return {"regret": np.stack(lost, 1), "equal": np.stack(equal, 1), "share": np.stack(share, 1)}
 

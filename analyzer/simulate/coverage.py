@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from analyzer.engine.moments import Floats
-from analyzer.engine.sequential import contrasts, rate_sequences, ready
+from analyzer.engine.sequential import contrasts, rate_sequences
 from analyzer.simulate.blocks import Result
 from analyzer.simulate.log import Log
 from analyzer.simulate.policies import Policy
@@ -49,10 +49,10 @@ def misses(setting: Setting, runs: int, rng: np.random.Generator) -> Result:
     first |= {name: np.full((runs, setting.k), setting.looks) for name in ("rate", "rate_naive", "spoke_rate")}
     for look, now in enumerate(watch(setting, runs, rng)):
         truth = setting.truth_at(look)
-        one = ready(now.raw, now.weighted)
+        one = now.ready
         both = one.all(axis=1)
-        n = np.where(now.raw.n > 0, now.raw.n, 1.0)
-        mean = now.raw.c / n
+        n = np.where(now.totals.n > 0, now.totals.n, 1.0)
+        mean = now.totals.c / n
         spread = mean * (1 - mean) / n
         rule = contrasts(now.weighted, 0, alpha=setting.alpha, tau=setting.tau)
         own = rate_sequences(now.weighted, alpha=setting.alpha, tau=setting.tau)

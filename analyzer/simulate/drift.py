@@ -40,8 +40,8 @@ def follow(setting: Setting, runs: int, rng: np.random.Generator) -> Result:
     new = int(np.argmax(setting.rates_after))
     for look, now in enumerate(watch(setting, runs, rng)):
         rates = setting.truth_at(look)
-        shown = now.raw.n - before
-        before = now.raw.n
+        shown = now.totals.n - before
+        before = now.totals.n
         lost.append(shown @ (rates.max() - rates))
         equal.append(shown.sum(axis=1) * (rates.max() - rates.mean()))
         share.append(now.percent[:, new] / 100)

@@ -11,10 +11,10 @@ from analyzer.engine.bayes import compare
 from analyzer.engine.drift import Span, advance, discounted, windowed
 from analyzer.engine.evidence import design_effect
 from analyzer.engine.moments import Floats, Moments
-from analyzer.engine.sequential import ready
+from analyzer.engine.normal import compare_normal, posterior
 from sluice.domain.epochs import Epoch
 
-__all__ = ["POLICIES", "Memory", "Policy", "floored", "next_percent", "start"]
+__all__ = ["POLICIES", "Memory", "Policy", "chances", "floored", "next_percent", "start"]
 
 Ints: TypeAlias = NDArray[np.int64]
 Name: TypeAlias = Literal["thompson", "fixed"]
@@ -42,18 +42,19 @@ def start(runs: int, k: int) -> Ints:
     return np.tile(base + (np.arange(k) < rest), (runs, 1)).astype(np.int64)
 
 
-def next_percent(policy: Policy, raw: Moments, weighted: Moments, recent: tuple[Floats, Floats], percent: Ints) -> Ints:
-    """The allocation that follows on `percent` (runs, k) for these sums; it moves once every variant has enough.
-
-    recent: impressions and outcomes as the policy remembers them, (runs, k) each.
-    """
-    if policy.name == "fixed":
-        return percent
-    effect = design_effect(raw)
+def chances(totals: Moments, recent: tuple[Floats, Floats] | None) -> Floats:
+    """P(best) (runs, k), as decisions have it. recent: impressions and outcomes as they count; None for values."""
+    if recent is None:
+        mean, variance = posterior(totals)
+        return compare_normal(mean, np.where(np.isfinite(variance), variance, 1.0)).p_best
     n, c = recent
-    p_best = compare(1 + c / effect, 1 + (n - c) / effect).p_best
+    effect = design_effect(totals)
+    return compare(1 + c / effect, 1 + (n - c) / effect).p_best
+
+
+def next_percent(policy: Policy, p_best: Floats, enough: NDArray[np.bool_], percent: Ints) -> Ints:
+    """The allocation that follows on `percent` (runs, k), where every variant of a run has `enough` (runs,)."""
     wanted = floored(p_best, policy.floor)
-    enough = ready(raw, weighted).all(axis=1)
     moved = np.abs(wanted - percent).max(axis=1) >= policy.min_change
     return np.where((enough & moved)[:, None], wanted, percent)
 
@@ -68,13 +69,13 @@ class Memory:
             self._span = Span.of_window(self._window)
         self._histories: list[tuple[Epoch, ...]] = [()] * runs
 
-    def at(self, look: int, raw: Moments) -> tuple[Floats, Floats]:
+    def at(self, look: int, totals: Moments) -> tuple[Floats, Floats]:
         """Impressions and outcomes (runs, k) as they count at `look`, when these are the totals."""
         if self._span is None:
-            return raw.n, raw.c
+            return totals.n, totals.c
         at_ms = (look + 1) * LOOK_MS
-        recent = np.empty((2, *raw.n.shape))
-        for run, (n, c) in enumerate(zip(raw.n.astype(np.int64).tolist(), raw.c.tolist(), strict=True)):
+        recent = np.empty((2, *totals.n.shape))
+        for run, (n, c) in enumerate(zip(totals.n.astype(np.int64).tolist(), totals.c.tolist(), strict=True)):
             history = self._histories[run] = advance(self._histories[run], at_ms, n, c, self._span)
             recent[:, run] = (
                 windowed(history, at_ms, self._window) if self._window else discounted(history, at_ms, self._half_life)

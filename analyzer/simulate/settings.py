@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from analyzer.engine.moments import Floats, Moments
+from analyzer.engine.sequential import ready
 from analyzer.simulate.log import Ints, Log
-from analyzer.simulate.policies import Memory, Policy, next_percent, start
+from analyzer.simulate.policies import Memory, Policy, chances, next_percent, start
 from analyzer.simulate.streams import PlantedSlates, PlantedUsers, RecordedSlates, RecordedUsers, Stream, Values
 
 __all__ = ["FIXED", "Look", "Setting", "watch"]
@@ -43,6 +45,10 @@ class Setting:
     @property
     def k(self) -> int:
         return len(self.recorded or self.rates)
+
+    @property
+    def values(self) -> bool:
+        return self.sigma > 0
 
     def truth_at(self, look: int) -> Floats:
         """(k,) true rates: those planted for this look, or of recorded outcomes those of the log until then."""
@@ -79,8 +85,12 @@ class Setting:
 class Look(NamedTuple):
     """What is known at a look; arrays (runs, k)."""
 
-    raw: Moments
+    totals: Moments
+    """Of what is compared, outcomes or their values; unweighted"""
+    outcomes: Floats
     weighted: Moments
+    ready: NDArray[np.bool_]
+    """Which variants have enough for the default rule"""
     slates: Floats
     """Served so far"""
     percent: Ints
@@ -92,11 +102,15 @@ def watch(setting: Setting, runs: int, rng: np.random.Generator) -> Iterator[Loo
     stream = setting.stream(runs, rng)
     percent = start(runs, setting.k)
     zero = np.zeros((runs, setting.k))
-    raw = weighted = Moments(zero, zero, zero, zero, zero, zero)
-    slates = zero
+    totals = weighted = Moments(zero, zero, zero, zero, zero, zero)
+    outcomes = slates = zero
     memory = Memory(setting.policy, runs)
     for look in range(setting.looks):
         step = stream.step(look, percent)
-        raw, weighted, slates = raw + step.raw, weighted + step.weighted, slates + step.slates
-        yield Look(raw, weighted, slates, percent)
-        percent = next_percent(setting.policy, raw, weighted, memory.at(look, raw), percent)
+        totals, weighted = totals + step.totals, weighted + step.weighted
+        outcomes, slates = outcomes + step.outcomes, slates + step.slates
+        enough = ready(totals._replace(c=outcomes), weighted, values=setting.values)
+        yield Look(totals, outcomes, weighted, enough, slates, percent)
+        if setting.policy.name != "fixed":
+            p_best = chances(totals, None if setting.values else memory.at(look, totals))
+            percent = next_percent(setting.policy, p_best, np.asarray(enough.all(axis=1)), percent)

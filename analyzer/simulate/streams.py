@@ -24,10 +24,11 @@ TOP_K = 3
 class Step(NamedTuple):
     """What one step adds; arrays (runs, k)."""
 
-    raw: Moments
-    """Counts of outcomes, unweighted"""
+    totals: Moments
+    """Of what is compared, outcomes or their values; unweighted"""
+    outcomes: Floats
     weighted: Moments
-    """Of what is compared (counts or values), each unit with 1 / its propensity"""
+    """Of what is compared, each unit with 1 / its propensity"""
     slates: Floats
     """Slates that each variant served"""
 
@@ -64,7 +65,7 @@ class PlantedSlates:
         numbers = np.arange(TOP_K + 1.0)
         units, c = slates.astype(np.float64), clicked @ numbers
         raw = Moments(units, TOP_K * units, c, TOP_K**2 * units, clicked @ numbers**2, TOP_K * c)
-        return Step(raw, weigh(raw, percent), units)
+        return Step(raw, c, weigh(raw, percent), units)
 
 
 class Values:
@@ -86,8 +87,8 @@ class Values:
             return np.bincount(place, what, percent.size).astype(np.float64).reshape(percent.shape)
 
         units, c, v = total(np.ones(len(arm))), total(bought.astype(np.float64)), total(value)
-        raw = Moments(units, units, c, units, c, c)
-        return Step(raw, weigh(Moments(units, units, v, units, total(value * value), v), percent), units)
+        raw = Moments(units, units, v, units, total(value * value), v)
+        return Step(raw, c, weigh(raw, percent), units)
 
 
 class RecordedSlates:
@@ -110,7 +111,7 @@ class RecordedSlates:
             columns = np.stack([np.ones(len(own_n)), own_n, own_c, own_n * own_n, own_c * own_c, own_n * own_c], axis=1)
             sums.append((arm == variant) @ columns)
         raw = Moments(*np.moveaxis(np.stack(sums, axis=1), -1, 0))
-        return Step(raw, weigh(raw, percent), raw.units)
+        return Step(raw, raw.c, weigh(raw, percent), raw.units)
 
 
 class _Users:
@@ -170,7 +171,7 @@ class _Users:
         raw = Moments(*(self._total(cell, what) for what in added))
         first = (self._total(cell, w * what) for what in added[1:3])
         second = (self._total(cell, w * w * what) for what in added[3:])
-        return Step(raw, Moments(raw.units, *first, *second), self._total(cell, sums[:, 0]))
+        return Step(raw, raw.c, Moments(raw.units, *first, *second), self._total(cell, sums[:, 0]))
 
     def _total(self, cell: Ints, what: Floats) -> Floats:
         sums = np.bincount(cell, what, self._runs * self._k)

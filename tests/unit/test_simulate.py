@@ -76,7 +76,7 @@ def test_no_runs_and_no_processes_are_refused(wrong: str) -> None:
 
 
 def last(setting: Setting, runs: int, seed: int = 0) -> Moments:
-    return list(watch(setting, runs, np.random.default_rng(seed)))[-1].raw
+    return list(watch(setting, runs, np.random.default_rng(seed)))[-1].totals
 
 
 @pytest.mark.parametrize("looks", [1, 7])
@@ -107,7 +107,7 @@ def test_a_part_of_the_users_comes_in_the_order_of_the_log() -> None:
     slates = np.array([step.slates.sum(axis=1) for step in steps])
     whole = slates[-1]
     assert (np.abs(slates - whole * np.array([[0.25], [0.5], [0.75], [1.0]])) < 1).all()
-    assert (steps[-1].raw.units.sum(axis=1) == 10).all()
+    assert (steps[-1].totals.units.sum(axis=1) == 10).all()
     assert whole.std() > 0  # other users in every run
 
 
@@ -139,12 +139,12 @@ def test_weights_are_one_over_the_propensity(make) -> None:  # type: ignore[no-u
     steps = [stream.step(look, percent) for look in range(5)]
     for place, weight in ((0, 5.0), (1, 1.25)):
         for key in ("n", "nn"):
-            raw = sum(getattr(step.raw, key)[:, place] for step in steps)
+            raw = sum(getattr(step.totals, key)[:, place] for step in steps)
             weighted = sum(getattr(step.weighted, key)[:, place] for step in steps)
             assert weighted == pytest.approx(raw * weight ** len(key))
     # Σ w n estimates all impressions without bias (Horvitz, Thompson).
     total = sum(step.weighted.n for step in steps)
-    everything = sum(step.raw.n.sum(axis=1) for step in steps)
+    everything = sum(step.totals.n.sum(axis=1) for step in steps)
     for place in (0, 1):
         error = (total[:, place] - everything).std() / np.sqrt(300)
         assert total[:, place].mean() == pytest.approx(everything.mean(), abs=4 * error + 0.02 * everything.mean())
@@ -152,7 +152,7 @@ def test_weights_are_one_over_the_propensity(make) -> None:  # type: ignore[no-u
 
 def test_planted_slates_have_the_planted_rate_and_binomial_clicks() -> None:
     stream = PlantedSlates(np.array([0.3, 0.8]), 2000, 1, np.random.default_rng(0))
-    raw = stream.step(0, start(200, 2)).raw
+    raw = stream.step(0, start(200, 2)).totals
     p = raw.c / raw.n
     assert p.mean(axis=0) == pytest.approx([0.3, 0.8], abs=0.004)
     variance = (raw.cc - 2 * p * raw.nc + p * p * raw.nn) / raw.units
@@ -162,7 +162,7 @@ def test_planted_slates_have_the_planted_rate_and_binomial_clicks() -> None:
 def test_planted_users_have_rates_of_their_own() -> None:
     user = np.repeat(np.arange(50), 40)
     stream = PlantedUsers(np.array([0.6, 0.6]), 4.0, user, 50, 200, 10, np.random.default_rng(0))
-    steps = [stream.step(look, start(200, 2)).raw for look in range(10)]
+    steps = [stream.step(look, start(200, 2)).totals for look in range(10)]
     raw = Moments(*(sum(parts) for parts in zip(*steps, strict=True)))  # type: ignore[arg-type]
     assert (raw.c.sum() / raw.n.sum()) == pytest.approx(0.6, abs=0.01)
     n = 120
