@@ -166,7 +166,7 @@ def share_test(units: ArrayLike, shares: ArrayLike) -> ChiSquare:
             raise ValueError(f"{name}: must be ≥ 0 (shares > 0), up to {MOST:g}, got {values.tolist()}")
     expected = o.sum(axis=-1, keepdims=True) * share / share.sum(axis=-1, keepdims=True)
     enough = (expected >= 5).all(axis=-1)
-    statistic = np.where(enough, ((o - expected) ** 2 / np.where(expected > 0, expected, 1.0)).sum(axis=-1), np.nan)
+    statistic = np.where(enough, ((o - expected) ** 2 / np.where(expected >= 5, expected, 5.0)).sum(axis=-1), np.nan)
     degrees = np.full(statistic.shape, o.shape[-1] - 1.0)
     return ChiSquare(statistic, degrees, chdtrc(degrees, statistic))
 

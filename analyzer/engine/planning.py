@@ -47,6 +47,9 @@ _MOST = 1e15
 _LEAST_EFFECT = 1e-12
 """Of a rate, or in standard deviations: below, not even so many units would do"""
 
+_LEAST_UNITS, _LEAST_OUTCOMES = 30.0, 20.0
+"""The gate of `sequential.ready`"""
+
 _FACTOR = 1e6
 """Largest ratio of arms and largest design effect, so that every number stays a number"""
 
@@ -172,8 +175,12 @@ def sequential_power(design: Design, n: ArrayLike) -> Floats:
 
     Source: Bachelier–Lévy formula for a straight boundary; tangent approximation: Daniels 1982.
     """
-    design.check()
     counts = _counts(n)
+    return np.where(counts >= _least(design.check()), _crossed(design, counts), 0.0)
+
+
+def _crossed(design: Design, counts: Floats) -> Floats:
+    """`sequential_power` without the gate: grows with n and with the effect."""
     _, spread = design._replace(convention="unpooled").spreads()
     drift, alpha = abs(design.effect), design.each_alpha
     t = counts / spread**2
@@ -184,8 +191,7 @@ def sequential_power(design: Design, n: ArrayLike) -> Floats:
     root, rest = np.sqrt(t), drift - slope
     # exp(2·start·rest) may overflow where the probability beside it vanishes; their product never exceeds 1.
     reflected = np.exp(np.minimum(2 * start * rest + log_ndtr((-rest * t - start) / root), 0.0))
-    crossed = np.minimum(ndtr((rest * t - start) / root) + reflected, 1.0)
-    return np.where(counts >= _least(design), crossed, 0.0)
+    return np.asarray(np.minimum(ndtr((rest * t - start) / root) + reflected, 1.0))
 
 
 def detectable_effect(
@@ -193,7 +199,8 @@ def detectable_effect(
 ) -> float | None:
     """The smallest absolute effect, up or down, that n units in the control arm find with the planned power.
 
-    `design.effect` is not used. None when not even a rate of nearly 0 or 1 would be found.
+    `design.effect` is not used. None when not even a rate of nearly 0 or 1 would be found, or when so few units never
+    pass the gate (sequential). Raises ValueError that names the argument.
     """
     if not 1 <= n <= _MOST:
         raise ValueError(f"n: must lie in [1, {_MOST:g}], got {n}")
@@ -204,31 +211,43 @@ def detectable_effect(
         scale = 1.0
     else:
         limit, scale = math.inf, design.deviation
-    power = sequential_power if sequential else fixed_power
+    design._replace(effect=direction * min(limit, scale) / 2).check()
 
     def missing(size: float) -> float:
-        return float(power(design._replace(effect=direction * size), n)) - design.power
+        tried = design._replace(effect=direction * size)
+        return float(_crossed(tried, _counts(n)) if sequential else fixed_power(tried, n)) - design.power
 
-    design._replace(effect=direction * min(limit, scale) / 2).check()
     low = high = min(limit, scale * 2 * _LEAST_EFFECT)
     while missing(high) < 0:
-        if high >= limit:
+        if high >= limit or high > _MOST * scale:
             return None
         low, high = high, min(2 * high, limit)
-        if high > _MOST * scale:
-            return None
-    if low == high:
-        return direction * high
-    return direction * float(brentq(missing, low, high, xtol=1e-15 * scale, rtol=1e-12))
+    found = high if low == high else float(brentq(missing, low, high, xtol=1e-15 * scale, rtol=1e-12))
+    passed = _behind_gate(design, n, found, direction) if sequential else found
+    return None if passed is None else direction * passed
+
+
+def _behind_gate(design: Design, n: float, found: float, direction: int) -> float | None:
+    """The smallest effect ≥ found with which both arms are expected to pass the gate. None if there is none."""
+    if n * min(design.ratio, 1.0) < _LEAST_UNITS * design.design_effect:
+        return None
+    if design.deviation is not None:
+        return found
+    p = design.baseline if direction > 0 else 1 - design.baseline
+    if n * min(p, 1 - p) < _LEAST_OUTCOMES:
+        return None
+    needed = _LEAST_OUTCOMES / (n * design.ratio) * (1 + 1e-9)
+    found = max(found, needed - p)
+    return found if found <= 1 - p - needed else None
 
 
 def _least(design: Design) -> float:
     """Units of the control arm below which the gate `sequential.ready` is expected to be closed in some arm."""
-    arms = [(design.baseline, 1.0), (design.baseline + design.effect, design.ratio)]
-    least = 30.0 * design.design_effect
+    least = _LEAST_UNITS * design.design_effect * max(1.0, 1 / design.ratio)
     if design.deviation is not None:
-        return max(least / times for _, times in arms)
-    return max(max(least, 20 / p, 20 / (1 - p)) / times for p, times in arms)
+        return least
+    arms = (design.baseline, 1.0), (design.baseline + design.effect, design.ratio)
+    return max(least, *(_LEAST_OUTCOMES / (min(p, 1 - p) * times) for p, times in arms))
 
 
 def _smallest(power: Callable[[float], float], wanted: float, start: float) -> float:

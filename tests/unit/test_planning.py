@@ -93,6 +93,18 @@ def test_the_detectable_effect_undoes_the_size(design: Design, sequential: bool)
     assert float(power(design._replace(effect=0.98 * found), n)) < design.power
 
 
+def test_a_detectable_effect_has_passed_the_gate() -> None:
+    # 100 further units, of whom 20 must click: 20 %. Without the gate 15 points would be found.
+    design = Design(0.01, 0.1, ratio=0.05)
+    assert detectable_effect(design, 2000, sequential=True) == pytest.approx(0.19)
+    # 20 clicks of the control at 1 % need 2,000 units, and a decrease is never seen by 20 clicks of a variant.
+    assert detectable_effect(design, 1999, sequential=True) is None
+    assert detectable_effect(design._replace(ratio=1.0), 2000, sequential=True, direction=-1) is None
+    mean = Design(0.0, 1.0, deviation=1.0)
+    assert detectable_effect(mean, 29, sequential=True) is None
+    assert detectable_effect(mean, 30, sequential=True) is not None
+
+
 def test_a_design_effect_multiplies_and_arms_share() -> None:
     n = fixed_size(WORKED)
     assert fixed_size(WORKED._replace(design_effect=3.0)) == pytest.approx(3 * n, abs=3)
