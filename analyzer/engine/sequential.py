@@ -117,8 +117,9 @@ def contrasts(arms: Moments, control: int, *, alpha: float = 0.05, tau: float = 
     u = total / tau**2
     low, high = _ends(total, slope, curve, _boundary(u, alpha / others))
     d = seen.rate - base.rate
-    from_zero = np.maximum(total - slope * d + curve * d * d, 1e-300)
-    log_p = 0.5 * np.log1p(1 / u) - d * d / from_zero / (2 * (1 + u)) + math.log(others)
+    # As seen from 0; never more than as seen from far away, where the interval has its ends.
+    z2 = np.minimum(d * d / np.maximum(total - slope * d + curve * d * d, 1e-300), 1 / curve)
+    log_p = 0.5 * np.log1p(1 / u) - z2 / (2 * (1 + u)) + math.log(others)
     return Contrasts(
         np.where(own, 0.0, r - r[..., control, None]),
         np.where(own, 0.0, v + v[..., control, None]),
@@ -132,7 +133,8 @@ def lift_sequences(arms: Moments, control: int, *, alpha: float = 0.05, tau: flo
     """arms: weighted (…, k). Relative differences to variant `control`, valid at all times at once; α/(k−1) each.
 
     All ratios ρ for which "R − ρ·R₀ = 0" is not rejected, each by a sequence of its own with clock V + ρ²V₀ and
-    τ²(1+ρ²)/2, so the interval leaves out 0 exactly when that of `contrasts` does. Raises ValueError as `half_width`.
+    τ²(1+ρ²)/2. At ρ = 1 that is the test of `contrasts`; with very few units the ratios may come in pieces, and the
+    piece around the estimate is widened up to 0 unless `contrasts` rejects it. Raises ValueError as `half_width`.
     Source: Fieller 1954 (inversion).
     """
     _check(alpha, tau)
@@ -149,6 +151,8 @@ def lift_sequences(arms: Moments, control: int, *, alpha: float = 0.05, tau: flo
     from_below, from_above = known & (low > -np.pi / 2), known & (high < np.pi / 2)
     low = np.where(from_below, np.tan(np.where(from_below, low, 0.0)) - 1, -np.inf)
     high = np.where(from_above, np.tan(np.where(from_above, high, 0.0)) - 1, np.inf)
+    open_ = contrasts(arms, control, alpha=alpha, tau=tau).p > alpha
+    low, high = np.where(open_, np.minimum(low, 0.0), low), np.where(open_, np.maximum(high, 0.0), high)
     return Lifts(np.where(own, 0.0, low), np.where(own, 0.0, estimate), np.where(own, 0.0, high))
 
 
@@ -168,12 +172,13 @@ def ready(
 
 
 def _seen(arms: Moments) -> tuple[NDArray[np.bool_], _Seen]:
-    """Whether a variance is known, and the variances; harmless numbers where not."""
+    """Whether a variance is known, and the variances; harmless numbers where not. Rounding of weighted sums is none."""
     r, v = rate(arms), variance(arms)
-    known = v > 0
+    known = v * arms.n * arms.n > _ROUNDING * arms.cc
     r, v = np.where(known, r, 1.0), np.where(known, v, 1.0)
     n = np.where(known, arms.n, 1.0)
-    return known, _Seen(r, v, -2 * (arms.nc - r * arms.nn) / n / n, arms.nn / n / n)
+    slope, curve = -2 * (arms.nc - r * arms.nn) / n / n, arms.nn / n / n
+    return known, _Seen(r, v, np.where(known, slope, 0.0), np.where(known, curve, 1.0))
 
 
 def _boundary(u: Floats, alpha: float) -> Floats:
@@ -225,6 +230,7 @@ def _angles(seen: _Seen, base: _Seen, alpha: float, tau: float) -> tuple[Floats,
     return low, high
 
 
+_ROUNDING = 1e-14
 _MOST_STEPS = 20
 _CLOSE = 1e-10
 
