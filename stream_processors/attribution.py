@@ -20,8 +20,8 @@ import msgspec
 from msgspec import Struct
 
 from sluice.domain.definitions import MAX_OUTCOMES, OTHER, Definitions
-from sluice.domain.events import MAX_EVENT_BYTES, Heartbeat, OutcomeObserved, StatsCell
-from stream_processors.counting import Counting, Rows
+from sluice.domain.events import MAX_EVENT_BYTES, Heartbeat, MovedUnits, OutcomeObserved, StatsCell
+from stream_processors.counting import Counting
 from stream_processors.decoding import (
     MALFORMED,
     Record,
@@ -32,6 +32,7 @@ from stream_processors.decoding import (
     size_problem,
 )
 from stream_processors.low_water import NEVER, Marks
+from stream_processors.rows import Rows
 
 __all__ = ["Attribution", "Rejected", "Settled"]
 
@@ -94,6 +95,7 @@ class Attribution:
         outcomes: Iterable[str] = (),
         records: dict[str, int] | None = None,
         cells: Iterable[StatsCell] = (),
+        moved: Iterable[MovedUnits] = (),
     ) -> None:
         """Starts at the given offsets with what the store holds for them; `rebuild` comes next if they are not 0."""
         self.definitions = definitions
@@ -103,7 +105,7 @@ class Attribution:
         self.clicks_watermark = NEVER
         self.outcomes: dict[str, int] = {name: index for index, name in enumerate(outcomes)}
         self.records: dict[str, int] = dict(records or {})
-        self.counting = Counting(cells, tuple(self.outcomes))
+        self.counting = Counting(cells, moved, tuple(self.outcomes))
         self.emitting = True
         self._open: dict[str, _Open] = {}
         self._reopened: dict[str, list[_Open]] = {}
@@ -386,7 +388,7 @@ class Attribution:
     def settle(self) -> Settled:
         """Finish the batch: totals and sums move on, closed impressions are forgotten.
 
-        After `release`, and after the rows that `counting.to_load` names were loaded.
+        After `release`, and, unless rebuilding, after what `counting.to_load` names was loaded.
         """
         units, buckets = self.counting.settle(self.emitting)
         rejected, self._rejected = self._rejected, []
@@ -429,7 +431,6 @@ class Attribution:
     def end_rebuild(self, impressions_offset: int, clicks_offset: int) -> None:
         """Everything up to the stored offsets has been read again: release silently, then go on."""
         self.release()
-        self.counting.to_load()  # nothing is loaded: stored rows do not move while rebuilding
         self.settle()
         self.impressions_offset, self.clicks_offset = impressions_offset, clicks_offset
         self.emitting = True

@@ -1,81 +1,63 @@
 """Exact counting of one partition: running totals and the sums over them. Pure: no I/O, no clock.
 
-A *row* is a running total that cannot be computed from sums: a unit of randomisation within a cell, or a
-time bucket of a variant. A *cell* holds the sums over its units. During a batch only rows collect
-increments; `settle` then moves each touched row on once and takes its old squares out of its cell and the
-new ones in, so a batch costs by its distinct units, not by its events.
+During a batch only rows and stints (`stream_processors.rows`) collect increments; `settle` then moves each touched
+total on once and takes its old squares out of its cell and the new ones in, so a batch costs by its distinct
+units, not by its events.
 
 Rows of slates live in memory only: they close with the attribution window and are rebuilt from the log.
-Rows of users, sessions and buckets live in the store; they are loaded when touched and dropped when idle.
+Users, sessions and time buckets live in the store; they are loaded when touched and dropped when idle.
 
-Library: msgspec (small structs without garbage-collector headers).
+Library: msgspec.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from operator import add
 from sys import getrefcount
-from typing import TypeAlias
 
 import msgspec
-from msgspec import Struct
 
 from sluice.domain.definitions import MAX_CELLS, MAX_PAIRS, OTHER
-from sluice.domain.events import Assignment, StatsCell
+from sluice.domain.events import Assignment, MovedUnits, StatsCell
+from sluice.errors import Fenced
+from stream_processors.rows import (
+    Cell,
+    CellKey,
+    Pair,
+    Row,
+    Rows,
+    Stint,
+    Unit,
+    added,
+    move,
+    numbers,
+    parse_unit,
+    several,
+    stored_unit,
+)
 
-__all__ = ["Cell", "Counting", "Row", "Rows"]
+__all__ = ["Counting"]
 
 _encode = msgspec.json.Encoder().encode
 _NOTHING = (0,)
 _COMMON_TOTALS = 10_000
-CellKey = tuple[str, str, str]
-
-
-class Cell(Struct, gc=False, eq=False):
-    """Sums over the units of one (experiment, variant, allocation)."""
-
-    key: CellKey
-    index: int
-    named: bool = True
-    """False for a stand-in met while rebuilding: nothing of it is ever published."""
-    units: int = 0
-    impressions: int = 0
-    impressions_squared: int = 0
-    outcomes: list[list[int]] = msgspec.field(default_factory=list)
-    """Outcome index → [Σc, Σc², Σnc, Σv, Σv², Σnv]"""
-    bucket_start: int = -1
-    bucket: Row | None = None
-    """The time bucket that was last used, to find it without a look-up"""
-
-
-class Row(Struct, gc=False, eq=False):
-    """A running total (n, c₀, v₀, c₁, v₁, …) and what the current batch adds to it."""
-
-    key: str
-    cell: Cell | None
-    total: tuple[int, ...] | None
-    """None until loaded from the store"""
-    bucket: Row | None = None
-    """Where a slate's increments also belong: all of them fall into one time bucket. Rows of the store have none"""
-    delta: list[int] | None = None
-
-
-Rows: TypeAlias = Row | tuple[Row, ...]
-"""One row alone needs no tuple around it: open impressions are many"""
 
 
 class Counting:
     """The rows and cells of one partition."""
 
-    def __init__(self, cells: Iterable[StatsCell], outcome_names: Sequence[str]) -> None:
+    def __init__(self, cells: Iterable[StatsCell], moved: Iterable[MovedUnits], outcome_names: Sequence[str]) -> None:
         self.cells: dict[CellKey, Cell] = {}
-        self.pairs: set[tuple[str, str]] = set()
+        self.pairs: set[Pair] = set()
         self.slates: dict[str, Row] = {}
-        self.units: dict[str, Row] = {}
+        self.units: dict[str, Unit] = {}
         self.buckets: dict[tuple[str, str, int], Row] = {}
-        self.touched: list[Row] = []
+        self.touched: list[Row | Stint] = []
         self.changed: set[Cell] = set()
+        self.moved: dict[Pair, list[int]] = {(m.experiment, m.variant): [m.units, m.impressions] for m in moved}
+        """(experiment, variant) → units and impressions that it was shown to and that count elsewhere or nowhere"""
+        self.changed_moved: set[Pair] = set()
+        self._touched_buckets: list[Row] = []
         # Slates are many and their totals few: equal ones share one tuple.
         self._common: dict[tuple[int, ...], tuple[int, ...]] = {}
         for stats in cells:
@@ -86,7 +68,7 @@ class Counting:
             cell.outcomes = [list(msgspec.structs.astuple(sums.outcome(name))) for name in outcome_names]
 
     def _add(self, key: CellKey) -> Cell:
-        cell = self.cells[key] = Cell(key, len(self.cells))
+        cell = self.cells[key] = Cell(key, len(self.cells), _encode(key).decode())
         self.pairs.add(key[:2])
         return cell
 
@@ -100,9 +82,14 @@ class Counting:
         found = self.cells.get(key)
         if found is not None:
             return found
+        if emitting:
+            # Stored even if nothing comes to count in it: which names were met, and in what order, must be known.
+            cell = self._add(key)
+            self.changed.add(cell)
+            return cell
         # Every cell of an open impression is in the store already; another one met while rebuilding belongs
         # to a record from before the low-water, which is released unseen.
-        return self._add(key) if emitting else Cell(key, -1, named=False)
+        return Cell(key, -1, "", named=False)
 
     def rows(
         self,
@@ -113,11 +100,11 @@ class Counting:
         emitting: bool,
         new_slates: list[str],
     ) -> Rows:
-        """The rows that an impression under `assignments` counts in.
+        """The rows that impressions under `assignments` count in, to be called in the order of the log.
 
         `start`: of its time bucket. Keys of slates that are new are appended to `new_slates`.
         """
-        rows = []
+        rows: list[Row | Stint] = []
         for made in assignments:
             place = (made.experiment, made.variant, made.allocation)
             cell = self.cells.get(place) or self._cell(place, emitting)
@@ -132,11 +119,13 @@ class Counting:
                 rows.append(row)
             else:
                 assert bucket is not None
-                key = _encode((*cell.key, user, made.unit)).decode()
-                row = self.units.get(key)
-                if row is None:
-                    row = self.units[key] = Row(key, cell, None)
-                rows += (row, bucket)
+                key = _encode((made.experiment, user, made.unit)).decode()
+                unit = self.units.get(key)
+                if unit is None:
+                    unit = self.units[key] = Unit(key)
+                if unit.cell is None and emitting:
+                    unit.cell = cell  # unless the store knows an earlier one
+                rows.append(Stint(unit, cell, bucket))
         return rows[0] if len(rows) == 1 else tuple(rows)
 
     def _bucket(self, cell: Cell, start: int) -> Row:
@@ -148,7 +137,7 @@ class Counting:
         return row
 
     def add_impressions(self, rows: Rows, count: int) -> None:
-        for row in (rows,) if isinstance(rows, Row) else rows:
+        for row in (rows,) if type(rows) is Row else several(rows):
             delta = row.delta
             if delta is None:
                 row.delta = [count]
@@ -158,7 +147,7 @@ class Counting:
 
     def add_outcome(self, rows: Rows, index: int, value: int) -> None:
         place = 2 * index + 1
-        for row in (rows,) if isinstance(rows, Row) else rows:
+        for row in (rows,) if type(rows) is Row else several(rows):
             delta = row.delta
             if delta is None:
                 delta = row.delta = [0] * (place + 2)
@@ -169,111 +158,132 @@ class Counting:
             if value:
                 delta[place + 1] += value
 
-    def to_load(self) -> tuple[list[Row], list[Row]]:
-        """Touched (units, buckets) whose totals the store must give before `settle`."""
-        touched = self.touched
-        for row in touched:  # grows while it is walked: buckets are appended
+    def to_load(self) -> tuple[list[Unit], list[Row]]:
+        """Touched (units, buckets) whose totals the store must give, through `load`, before `settle`."""
+        units: dict[Unit, None] = {}
+        buckets: dict[Row, None] = {}
+        for row in self.touched:
             bucket = row.bucket
-            if bucket is not None:
-                more = row.delta
-                assert more is not None
-                delta = bucket.delta
-                if delta is None:
-                    bucket.delta = more.copy()
-                    touched.append(bucket)
-                elif len(delta) == 1 == len(more):
-                    delta[0] += more[0]
-                else:
-                    bucket.delta = _added(delta, more)
-        missing = [row for row in touched if row.total is None]
-        return [row for row in missing if row.cell is not None], [row for row in missing if row.cell is None]
+            if bucket is not None and bucket.total is None:
+                buckets[bucket] = None
+            if type(row) is Stint and row.unit.total is None:
+                units[row.unit] = None
+        return list(units), list(buckets)
+
+    def load(self, units: Sequence[Unit], buckets: Sequence[Row], texts: Sequence[str | None]) -> None:
+        """What the store holds of the rows that `to_load` named: of the units, then of the buckets.
+
+        Raises Fenced when a unit is missing that was counted: somebody else has changed the store.
+        """
+        for unit, text in zip(units, texts, strict=False):
+            if text is not None:
+                key, unit.moved, unit.total = parse_unit(text)
+                unit.cell = self.cells.get(key)
+            elif unit.cell is not None:
+                unit.total = _NOTHING
+            if unit.cell is None:
+                raise Fenced(f"the store does not agree with the counts about unit {unit.key}: {text}")
+        for bucket, text in zip(buckets, texts[len(units) :], strict=True):
+            bucket.total = tuple(map(int, text.split(","))) if text else _NOTHING
 
     def settle(self, emitting: bool) -> tuple[dict[str, str], dict[str, str]]:
-        """Apply the batch, after `to_load`. Returns the new totals of stored rows: units, buckets (field → text).
+        """Apply the batch, after `to_load` and `load`. Returns what the store must hold: units, buckets (field → text).
 
-        Not emitting (while rebuilding), the store's rows and the cells hold these increments already: only
-        the rows of slates move.
+        Not emitting (while rebuilding), the store and the cells hold these increments already: only the rows of
+        slates move.
         """
-        units: dict[str, str] = {}
+        stints = self._settle_slates(emitting)
+        units = self._settle_stints(stints, emitting)
         buckets: dict[str, str] = {}
-        changed, common = self.changed, self._common
-        for row in self.touched:
-            delta, old, cell = row.delta, row.total, row.cell
-            row.delta = None
-            assert delta is not None
-            if row.bucket is None:
-                if not emitting:
-                    continue
-                assert old is not None, "to_load() names the rows to load first"
-                row.total = new = tuple(_added(old, delta))
-                if cell is None:
-                    buckets[row.key] = ",".join(map(str, new))
-                    continue
-                units[row.key] = ",".join(map(str, new))
-            else:
-                assert old is not None
-                # A slate that is new in this batch is the common case, and nothing needs to be added.
-                new = tuple(delta) if old is _NOTHING else tuple(_added(old, delta))
-                row.total = new = common.get(new, new)
-                if len(common) < _COMMON_TOTALS:
-                    common[new] = new
+        for row in self._touched_buckets:
+            delta, row.delta = row.delta, None
             if emitting:
-                assert cell is not None
-                _move(cell, old, new)
-                changed.add(cell)
-        self.touched.clear()
+                assert delta is not None and row.total is not None, "to_load() names the rows to load first"
+                row.total = tuple(added(row.total, delta))
+                buckets[row.key] = numbers(row.total)
+        self._touched_buckets.clear()
         return units, buckets
 
-    def forget_idle(self, keep: int = 100_000) -> None:
-        """Drop stored rows that no open impression holds, once there are more than `keep`.
+    def _settle_slates(self, emitting: bool) -> list[Stint]:
+        """Move the touched slates on. Returns the touched stints."""
+        changed, common, touched_buckets = self.changed, self._common, self._touched_buckets
+        stints: list[Stint] = []
+        for row in self.touched:
+            if type(row) is not Row:
+                assert type(row) is Stint
+                stints.append(row)
+                continue
+            delta, old, cell, bucket = row.delta, row.total, row.cell, row.bucket
+            row.delta = None
+            assert delta is not None and old is not None and bucket is not None
+            total = bucket.delta
+            if total is None:
+                bucket.delta = delta.copy()
+                touched_buckets.append(bucket)
+            elif len(total) == 1 == len(delta):
+                total[0] += delta[0]
+            else:
+                bucket.delta = added(total, delta)
+            # A slate that is new in this batch is the common case, and nothing needs to be added.
+            new = tuple(delta) if old is _NOTHING else tuple(added(old, delta))
+            row.total = new = common.get(new, new)
+            if len(common) < _COMMON_TOTALS:
+                common[new] = new
+            if emitting:
+                assert cell is not None
+                move(cell, old, new)
+                changed.add(cell)
+        self.touched.clear()
+        return stints
 
-        A held row must stay: one loaded anew beside it would know nothing of its increments.
+    def _settle_stints(self, stints: Sequence[Stint], emitting: bool) -> dict[str, str]:
+        touched: dict[Unit, None] = {}
+        for stint in stints:
+            unit, cell, delta, bucket = stint.unit, stint.cell, stint.delta, stint.bucket
+            stint.delta = None
+            if not emitting:
+                continue
+            first = unit.cell
+            assert delta is not None and first is not None and unit.total is not None, "to_load() names what to load"
+            touched[unit] = None
+            if cell is first or cell.key[:2] == first.key[:2]:
+                unit.delta = delta if unit.delta is None else added(unit.delta, delta)
+                if bucket.delta is None:
+                    bucket.delta = delta.copy()
+                    self._touched_buckets.append(bucket)
+                else:
+                    bucket.delta = added(bucket.delta, delta)
+            elif delta[0]:
+                self._move(unit, cell.key[:2], delta[0])
+        texts = {}
+        for unit in touched:
+            if unit.delta is not None:
+                assert unit.cell is not None and unit.total is not None
+                new = tuple(added(unit.total, unit.delta))
+                move(unit.cell, unit.total, new)
+                self.changed.add(unit.cell)
+                unit.total, unit.delta = new, None
+            texts[unit.key] = stored_unit(unit)
+        return texts
+
+    def _move(self, unit: Unit, pair: Pair, impressions: int) -> None:
+        """`unit` was shown `impressions` of a variant that is not its first: they are no evidence."""
+        sums = self.moved.setdefault(pair, [0, 0])
+        if pair not in unit.moved:
+            unit.moved += (pair,)
+            sums[0] += 1
+        sums[1] += impressions
+        self.changed_moved.add(pair)
+
+    def forget_idle(self, keep: int = 100_000) -> None:
+        """Drop what the store holds and no open impression needs, once there is more than `keep` of it.
+
+        A held one must stay: one loaded anew beside it would know nothing of its increments.
         """
         # Two references are this loop's and the call's, one is the dictionary's.
         if len(self.units) > keep:
-            for name in [name for name, row in self.units.items() if getrefcount(row) <= 3]:
+            for name in [name for name, unit in self.units.items() if getrefcount(unit) <= 3]:
                 del self.units[name]
         if len(self.buckets) > keep:
             for place in [place for place, row in self.buckets.items() if getrefcount(row) <= 3]:
                 del self.buckets[place]
-
-
-def _added(old: Sequence[int], delta: Sequence[int]) -> list[int]:
-    """Element by element; the shorter one counts as zeros beyond its end."""
-    if len(old) < len(delta):
-        old, delta = delta, old
-    new = list(map(add, old, delta))
-    new += old[len(delta) :]
-    return new
-
-
-def _move(cell: Cell, old: tuple[int, ...], new: tuple[int, ...]) -> None:
-    """Take a unit's old total out of the sums of its cell and put the new one in."""
-    n0, n1 = old[0], new[0]
-    if n1 != n0:
-        if not n0:
-            cell.units += 1
-        cell.impressions += n1 - n0
-        cell.impressions_squared += n1 * n1 - n0 * n0
-    known = len(old)
-    for place in range(1, len(new), 2):
-        c1 = new[place]
-        if not c1:
-            continue
-        v1 = new[place + 1]
-        if place < known:
-            c0, v0 = old[place], old[place + 1]
-        else:
-            c0 = v0 = 0
-        index = place >> 1
-        while len(cell.outcomes) <= index:
-            cell.outcomes.append([0, 0, 0, 0, 0, 0])
-        sums = cell.outcomes[index]
-        if c1 != c0:
-            sums[0] += c1 - c0
-            sums[1] += c1 * c1 - c0 * c0
-        sums[2] += n1 * c1 - n0 * c0
-        if v1 or v0:
-            sums[3] += v1 - v0
-            sums[4] += v1 * v1 - v0 * v0
-            sums[5] += n1 * v1 - n0 * v0

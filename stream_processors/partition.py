@@ -9,7 +9,7 @@ import msgspec
 
 from sluice.adapters.counters import PartitionCounts, PartitionUpdate
 from sluice.domain.definitions import Definitions
-from sluice.domain.events import StatsCell, StatsPublished
+from sluice.domain.events import MovedUnits, StatsCell, StatsPublished
 from sluice.domain.statistics import CellStatistics, OutcomeStatistics
 from stream_processors.attribution import Attribution, Rejected
 from stream_processors.decoding import Record
@@ -23,7 +23,7 @@ _encode = msgspec.json.Encoder().encode
 class RowSource(Protocol):
     """Running totals that are not in memory."""
 
-    def rows(self, partition: int, units: Sequence[str], buckets: Sequence[str]) -> list[tuple[int, ...]]: ...
+    def rows(self, partition: int, units: Sequence[str], buckets: Sequence[str]) -> list[str | None]: ...
 
 
 class PartitionCounter:
@@ -44,14 +44,14 @@ class PartitionCounter:
     ) -> None:
         """`start`: first offsets of the logs, used when the store holds nothing counted by `definitions`."""
         self.partition = partition
-        self.reset = stored is not None and stored.definitions != definitions
+        self.reset = stored is None or stored.definitions != definitions
         self._expected = ("", "")
         if stored is not None:
             offsets = f"{stored.impressions_offset},{stored.clicks_offset}"
             self._expected = (offsets, stored.definitions.encode())
         self.rebuild: tuple[tuple[int, int], tuple[int, int]] | None = None
         """((impressions from, to), (clicks from, to)), `to` exclusive"""
-        if stored is None or self.reset:
+        if stored is None or stored.definitions != definitions:
             self.start = start
             self.core = Attribution(definitions, impressions_offset=start[0], clicks_offset=start[1])
         else:
@@ -63,6 +63,7 @@ class PartitionCounter:
                 outcomes=stored.outcomes,
                 records=stored.records,
                 cells=stored.cells,
+                moved=stored.moved,
             )
             low = stored.impressions_low, stored.clicks_low
             a, b = self.core.begin_rebuild(*low)
@@ -93,19 +94,21 @@ class PartitionCounter:
         self.rebuild = None
 
     def prepare(self, source: RowSource) -> tuple[PartitionUpdate, list[Rejected]]:
-        """Finish the batch: the commit it asks for, and the records that must be dead letters before it."""
+        """Finish the batch: the commit it asks for, and the records that must be dead letters before it.
+
+        Raises Fenced when the store has changed in a way that only another worker can have caused.
+        """
         core, counting = self.core, self.core.counting
         core.release()
         units, buckets = counting.to_load()
         if units or buckets:
             # What stands in the store before a reset was counted with other definitions.
-            totals = (
-                [(0,)] * (len(units) + len(buckets))
+            texts = (
+                [None] * (len(units) + len(buckets))
                 if self.reset
-                else source.rows(self.partition, [row.key for row in units], [row.key for row in buckets])
+                else source.rows(self.partition, [unit.key for unit in units], [row.key for row in buckets])
             )
-            for row, total in zip(units + buckets, totals, strict=True):
-                row.total = total
+            counting.load(units, buckets, texts)
         settled = core.settle()
         low = core.low_water()
         counts = {
@@ -114,10 +117,10 @@ class PartitionCounter:
             "time": f"{_time(max(core.impressions_watermark, core.clicks_watermark))},{_time(core.watermark)}",
             "gauges": f"{core.waiting_count},{core.open_count}",
         }
-        if not self._expected[0] or self.reset:
+        if self.reset:
             counts["definitions"] = core.definitions.encode()
             counts["start"] = f"{self.start[0]},{self.start[1]}"
-        if len(core.outcomes) != self._written_outcomes or not self._expected[0] or self.reset:
+        if len(core.outcomes) != self._written_outcomes or self.reset:
             counts["outcomes"] = _encode(list(core.outcomes)).decode()
             self._written_outcomes = len(core.outcomes)
         for name, count in core.records.items():
@@ -126,11 +129,14 @@ class PartitionCounter:
                 self._written_records[name] = count
         names = list(core.outcomes)
         for cell in counting.changed:
-            counts[_encode(cell.key).decode()] = f"{cell.units},{cell.impressions},{cell.impressions_squared}"
+            counts[cell.text] = f"{cell.units},{cell.impressions},{cell.impressions_squared}"
             for name, sums in zip(names, cell.outcomes, strict=False):
                 if sums[0]:
                     counts[_encode((*cell.key, name)).decode()] = ",".join(map(str, sums))
         counting.changed.clear()
+        for pair in counting.changed_moved:
+            counts[_encode(pair).decode()] = "{},{}".format(*counting.moved[pair])
+        counting.changed_moved.clear()
         update = PartitionUpdate(
             partition=self.partition,
             expected_offsets=self._expected[0],
@@ -168,6 +174,11 @@ class PartitionCounter:
                 ),
             )
             for key, cell in sorted(core.counting.cells.items())
+            if cell.units
+        )
+        moved = tuple(
+            MovedUnits(experiment=pair[0], variant=pair[1], units=units, impressions=impressions)
+            for pair, (units, impressions) in sorted(core.counting.moved.items())
         )
         return StatsPublished(
             partition=self.partition,
@@ -178,6 +189,7 @@ class PartitionCounter:
             at_ms=_time(max(core.impressions_watermark, core.clicks_watermark)),
             watermark_ms=_time(core.watermark),
             cells=cells,
+            moved=moved,
             records=dict(sorted(core.records.items())),
         )
 

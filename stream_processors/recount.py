@@ -39,7 +39,7 @@ class _Window:
     first: int
     last: int
     parts: list[tuple[Cell, tuple[object, ...], int]]
-    """(cell, unit, bucket) for every assignment"""
+    """(cell, unit, bucket) for every assignment that is evidence"""
     seen: set[object] = field(default_factory=set)
 
 
@@ -55,6 +55,8 @@ class Recount:
     buckets: dict[tuple[str, str, int], dict[str, tuple[int, int]]] = field(default_factory=dict)
     """(experiment, variant, start) → {"": (n, 0), outcome: (c, v)}"""
     waiting: int = 0
+    moved: dict[tuple[str, str], tuple[int, int]] = field(default_factory=dict)
+    """(experiment, variant) → (units, impressions) that it was shown to and that belong to another variant"""
     outcome_names: list[str] = field(default_factory=list)
     rejected: set[tuple[str, int, str]] = field(default_factory=set)
     """(topic, offset, reason) of every record that belongs to the dead letters"""
@@ -91,6 +93,8 @@ def _windows(
 ) -> tuple[dict[str, list[_Window]], float]:
     watermark = _FOREVER_AGO
     windows: dict[str, list[_Window]] = defaultdict(list)
+    first_cells: dict[tuple[str, str, str], Cell] = {}
+    movers: dict[tuple[str, str], list[tuple[str, str, str]]] = defaultdict(list)
     for offset, value, broker_ms in impressions:
         event = _parsed(value, broker_ms, definitions, ImpressionShown)
         if event is None:
@@ -116,14 +120,23 @@ def _windows(
         window = _Window(event.at_ms, event.at_ms, [])
         for made in event.assignments:
             cell = _cell((made.experiment, made.variant, made.allocation), units)
-            unit: tuple[object, ...] = (event.user_id, made.unit)
+            members = units[cell]  # from here on the cell is named, whether or not anything counts in it
             if made.unit_kind == "slate":
-                unit = (event.user_id, made.unit, event.at_ms)
+                unit: tuple[object, ...] = (event.user_id, made.unit, event.at_ms)
+            else:
+                unit = name = (made.experiment, event.user_id, made.unit)
+                first = first_cells.setdefault(name, cell)
+                if first[:2] != cell[:2]:
+                    movers[cell[0], cell[1]].append(name)
+                    continue
+                cell, members = first, units[first]
             window.parts.append((cell, unit, start))
-            units[cell][unit]["n"] += 1
+            members[unit]["n"] += 1
             bucket = result.buckets.setdefault((cell[0], cell[1], start), {})
             bucket[""] = (bucket.get("", (0, 0))[0] + 1, 0)
         of_id.append(window)
+    for pair, names in movers.items():
+        result.moved[pair] = (len(set(names)), len(names))
     return windows, watermark
 
 

@@ -12,6 +12,8 @@ from sluice.adapters.counters import CounterStore, PartitionCounts
 from sluice.adapters.log_ends import LogEnds
 from sluice.adapters.reader import read_range
 from sluice.adapters.redis import connect
+from sluice.domain.definitions import RULES
+from sluice.errors import SluiceError
 from sluice.names import CLICKS, IMPRESSIONS, Keys
 from sluice.settings import Settings
 from stream_processors.recount import LogRecord, Recount, recount
@@ -64,6 +66,11 @@ def verify_partition(settings: Settings, store: CounterStore, partition: int) ->
     counts, buckets = store.read_all(partition)
     if counts is None:
         return PartitionCheck(partition, 0, 0, 0, ())
+    if counts.definitions.rules != RULES:
+        raise SluiceError(
+            f"partition {partition} was counted by another version of Sluice (rules {counts.definitions.rules}, here "
+            f"{RULES}): start `sluice process` of this version, it counts again from the log"
+        )
     result = recount(
         _log(settings, IMPRESSIONS, partition, counts.impressions_start, counts.impressions_offset),
         _log(settings, CLICKS, partition, counts.clicks_start, counts.clicks_offset),
@@ -96,6 +103,8 @@ def _stored(counts: PartitionCounts, buckets: dict[str, tuple[int, ...]]) -> dic
         flat |= _cell_names(key, (sums.units, sums.impressions, sums.impressions_squared))
         for outcome, values in sums.outcomes.items():
             flat |= _outcome_names(key, outcome, msgspec.structs.astuple(values))
+    for pair in counts.moved:
+        flat |= _moved_names((pair.experiment, pair.variant), (pair.units, pair.impressions))
     for field, (n, *rest) in buckets.items():
         flat[f"bucket {field} n"] = n
         for outcome, c, v in zip(counts.outcomes, rest[::2], rest[1::2], strict=False):
@@ -110,6 +119,8 @@ def _wanted(result: Recount) -> dict[str, int]:
         flat |= _cell_names(key, numbers)
     for (key, outcome), values in result.outcomes.items():
         flat |= _outcome_names(key, outcome, values)
+    for pair, (units, impressions) in result.moved.items():
+        flat |= _moved_names(pair, (units, impressions))
     for bucket, outcomes in result.buckets.items():
         field = msgspec.json.encode(bucket).decode()
         for outcome, (c, v) in outcomes.items():
@@ -123,6 +134,11 @@ def _wanted(result: Recount) -> dict[str, int]:
 def _cell_names(key: tuple[str, str, str], numbers: tuple[int, ...]) -> dict[str, int]:
     label = " ".join(key)
     return {f"{label} {name}": number for name, number in zip(("units", "Σn", "Σn²"), numbers, strict=True)}
+
+
+def _moved_names(pair: tuple[str, str], numbers: tuple[int, int]) -> dict[str, int]:
+    label = " ".join(pair)
+    return {f"{label} moved {name}": number for name, number in zip(("units", "impressions"), numbers, strict=True)}
 
 
 def _outcome_names(key: tuple[str, str, str], outcome: str, numbers: tuple[Any, ...]) -> dict[str, int]:

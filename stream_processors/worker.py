@@ -292,7 +292,11 @@ class CountingWorker:
         rejected: list[tuple[int, Rejected]] = []
         try:
             for partition, owned in moved.items():
-                update, refused = owned.counter.prepare(self._store)
+                try:
+                    update, refused = owned.counter.prepare(self._store)
+                except Fenced as reason:
+                    self._fenced(partition, reason)
+                    continue
                 updates.append(update)
                 rejected += [(partition, one) for one in refused]
             self._outbox.bury(rejected)
@@ -314,13 +318,16 @@ class CountingWorker:
         for update, answer in zip(updates, answers, strict=True):
             owned = moved[update.partition]
             if isinstance(answer, Fenced):
-                log.warning("fenced: %s", answer)
-                self.totals.fenced += 1
-                self._reload(update.partition)
+                self._fenced(update.partition, answer)
             else:
                 owned.counter.committed(update)
                 owned.snapshot_due = True
                 self.totals.commits += 1
+
+    def _fenced(self, partition: int, reason: Fenced) -> None:
+        log.warning("fenced: %s", reason)
+        self.totals.fenced += 1
+        self._reload(partition)
 
     def _publish(self, *, force: bool = False) -> None:
         """A snapshot of every partition that moved, at most every SNAPSHOT_EVERY_S."""

@@ -5,17 +5,20 @@
 | field | value |
 |---|---|
 | `offsets`, `low`, `start` | `impressions,clicks`: next offsets counted; where a rebuild starts; first ones counted |
-| `definitions` | `window_ms,lateness_ms,skew_ms,bucket_ms` |
+| `definitions` | `window_ms,lateness_ms,skew_ms,bucket_ms,rules` |
 | `time` | `at_ms,watermark_ms`: the larger and the smaller of the two topics' watermarks |
 | `gauges` | `waiting,open`: clicks that wait for an impression, impressions that wait for clicks |
 | `outcomes` | JSON list of outcome names; vectors below are in this order |
 | `impressions.counted`, `clicks.late`, … | records by outcome |
 | `["experiment","variant","allocation"]` | `units,Σn,Σn²` |
 | `["experiment","variant","allocation","outcome"]` | `Σc,Σc²,Σnc,Σv,Σv²,Σnv` |
+| `["experiment","variant"]` | `units,impressions` that were shown this variant and had another one before |
 
-`units:{p}` holds running totals of users and sessions, `buckets:{p}` of time buckets, each
-`n,c₀,v₀,c₁,v₁,…` in the order of `outcomes`. Numbers are decimal strings: sums of squares outgrow
-Lua's doubles, so the script only ever compares and writes text.
+`buckets:{p}` holds running totals of time buckets, `["experiment","variant",start_ms]` → `n,c₀,v₀,c₁,v₁,…` in the
+order of `outcomes`; `units:{p}` those of users and sessions, `["experiment","user","unit"]` →
+`[["experiment","variant","allocation"],["experiment","variant"],…];n,c₀,v₀,…`: the cell it counts in, the other
+variants it was shown, its total. Numbers are decimal strings: sums of squares outgrow Lua's doubles, so the
+script only ever compares and writes text.
 
 Library: redis-py. The script runs on Redis 6.2 to 8.
 """
@@ -31,7 +34,7 @@ import redis
 from msgspec import Struct
 
 from sluice.domain.definitions import Definitions
-from sluice.domain.events import StatsCell
+from sluice.domain.events import MovedUnits, StatsCell
 from sluice.domain.statistics import CellStatistics, OutcomeStatistics
 from sluice.errors import Fenced
 from sluice.names import Keys
@@ -75,6 +78,8 @@ class PartitionCounts(Struct, frozen=True, kw_only=True):
     outcomes: tuple[str, ...]
     records: dict[str, int]
     cells: tuple[StatsCell, ...]
+    """Every cell that was named, also those that nothing counts in"""
+    moved: tuple[MovedUnits, ...] = ()
 
     @property
     def window_ms(self) -> int:
@@ -93,7 +98,7 @@ class PartitionUpdate(Struct, kw_only=True):
     """`a,b`; empty when the partition has no counts yet"""
     expected_definitions: str
     reset: bool
-    """Drop what is there first: it was counted with other definitions."""
+    """Drop what is there first: it was counted with other definitions, or its counts are gone."""
     counts: dict[str, str]
     units: dict[str, str]
     buckets: dict[str, str]
@@ -136,14 +141,14 @@ class CounterStore:
             for update, answer in zip(updates, answers, strict=True)
         ]
 
-    def rows(self, partition: int, units: Sequence[str], buckets: Sequence[str]) -> list[tuple[int, ...]]:
-        """Running totals of `units`, then of `buckets`, in one round trip; a row of (0,) where there is none."""
+    def rows(self, partition: int, units: Sequence[str], buckets: Sequence[str]) -> list[str | None]:
+        """What was committed for `units`, then for `buckets`, in one round trip; None where there is nothing."""
         with self._client.pipeline(transaction=True) as pipe:
             for key, fields in ((self._keys.units(partition), units), (self._keys.buckets(partition), buckets)):
                 for start in range(0, len(fields), 5000):
                     pipe.hmget(key, list(fields[start : start + 5000]))
             answers = pipe.execute()
-        return [tuple(map(int, text.split(b","))) if text else (0,) for answer in answers for text in answer]
+        return [text.decode() if text else None for answer in answers for text in answer]
 
     def partitions(self) -> list[int]:
         """The partitions that have counts, ascending."""
@@ -188,11 +193,14 @@ def decode_counts(partition: int, fields: Mapping[Any, Any]) -> PartitionCounts 
     records: dict[str, int] = {}
     plain: dict[tuple[str, ...], list[int]] = {}
     outcomes: dict[tuple[str, ...], dict[str, OutcomeStatistics]] = {}
+    moved: dict[tuple[str, str], list[int]] = {}
     for name, value in fields.items():
         if name.startswith(b"["):
             *cell, last = msgspec.json.decode(name, type=tuple[str, ...])
             numbers = [int(number) for number in value.split(b",")]
-            if len(cell) == 2:
+            if len(cell) == 1:
+                moved[cell[0], last] = numbers
+            elif len(cell) == 2:
                 plain[*cell, last] = numbers
             else:
                 outcomes.setdefault(tuple(cell), {})[last] = OutcomeStatistics(*numbers)
@@ -227,4 +235,8 @@ def decode_counts(partition: int, fields: Mapping[Any, Any]) -> PartitionCounts 
         outcomes=msgspec.json.decode(fields[b"outcomes"], type=tuple[str, ...]),
         records=dict(sorted(records.items())),
         cells=cells,
+        moved=tuple(
+            MovedUnits(experiment=pair[0], variant=pair[1], units=numbers[0], impressions=numbers[1])
+            for pair, numbers in sorted(moved.items())
+        ),
     )

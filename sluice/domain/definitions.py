@@ -36,7 +36,9 @@ class Definitions(Struct, frozen=True):
     rules: int = RULES
 
     def encode(self) -> str:
-        return f"{self.window_ms},{self.lateness_ms},{self.skew_ms},{self.bucket_ms},{self.rules}"
+        """The text that the store compares: `decode(text).encode() == text`."""
+        rules = f",{self.rules}" if self.rules > 1 else ""
+        return f"{self.window_ms},{self.lateness_ms},{self.skew_ms},{self.bucket_ms}{rules}"
 
     @classmethod
     def decode(cls, text: str) -> Definitions:

@@ -15,6 +15,7 @@ from infra import redis_server
 from infra.server import Server, free_port
 from sluice.adapters.counters import CounterStore, PartitionUpdate
 from sluice.domain.definitions import Definitions
+from sluice.domain.events import MovedUnits
 from sluice.errors import Fenced
 from sluice.names import Keys
 
@@ -106,7 +107,7 @@ class TestEveryStore:
         assert store.read_all(3) == (None, {})
         assert store.partitions() == []
         assert store.offsets([0, 3]) == {0: (0, 0), 3: (0, 0)}
-        assert store.rows(3, ["u"], ["b", "c"]) == [(0,), (0,), (0,)]
+        assert store.rows(3, ["u"], ["b", "c"]) == [None, None, None]
 
     def test_what_is_committed_is_read(self, store: Store) -> None:
         committed = update(
@@ -114,12 +115,13 @@ class TestEveryStore:
             counts={
                 '["e","a","a=50,b=50"]': "3,7,21",
                 '["e","a","a=50,b=50","click"]': "1,2,3,4,5,6",
+                '["e","b"]': "8,9",
                 "impressions.counted": "7",
                 "clicks.late": "1",
                 "low": "4,2",
                 "start": "1,0",
             },
-            units={'["e","a","a=50,b=50","user","unit"]': "3,1,0"},
+            units={'["e","user","unit"]': '[["e","a","a=50,b=50"]];3,1,0'},
             buckets={'["e","a",3600]': "7,1,4"},
         )
         assert store.commit([committed]) == [None]
@@ -137,11 +139,12 @@ class TestEveryStore:
         sums = cell.statistics
         assert (sums.units, sums.impressions, sums.impressions_squared) == (3, 7, 21)
         assert sums.outcome("click").value_squared == 5
+        assert found.moved == (MovedUnits(experiment="e", variant="b", units=8, impressions=9),)
         assert buckets == {'["e","a",3600]': (7, 1, 4)}
-        assert store.rows(0, ['["e","a","a=50,b=50","user","unit"]', "none"], ['["e","a",3600]']) == [
-            (3, 1, 0),
-            (0,),
-            (7, 1, 4),
+        assert store.rows(0, ['["e","user","unit"]', "none"], ['["e","a",3600]']) == [
+            '[["e","a","a=50,b=50"]];3,1,0',
+            None,
+            "7,1,4",
         ]
         assert store.partitions() == [0]
         assert store.offsets([0, 1]) == {0: (12, 5), 1: (0, 0)}
@@ -154,7 +157,7 @@ class TestEveryStore:
         found = store.read(0)
         assert found is not None
         assert found.records == {"impressions.counted": 1, "clicks.counted": 4}
-        assert store.rows(0, ["u", "v"], ["b"]) == [(1,), (2,), (2,)]
+        assert store.rows(0, ["u", "v"], ["b"]) == ["1", "2", "2"]
 
     @pytest.mark.parametrize(
         "stale",
@@ -179,7 +182,7 @@ class TestEveryStore:
         assert "partition 0" in str(answer)
         assert "5,5" in str(answer)
         assert store.read_all(0) == before
-        assert store.rows(0, ["u", "v"], ["b"]) == [(1,), (0,), (1,)]
+        assert store.rows(0, ["u", "v"], ["b"]) == ["1", None, "1"]
 
     def test_a_commit_is_refused_when_the_counts_are_gone(self, store: Store) -> None:
         (answer,) = store.commit([update("9,9", "5,5")])
@@ -198,7 +201,7 @@ class TestEveryStore:
         assert found.definitions == OTHER_BY
         assert found.records == {}
         assert buckets == {}
-        assert store.rows(0, ["u", "v"], ["b"]) == [(0,), (2,), (0,)]
+        assert store.rows(0, ["u", "v"], ["b"]) == [None, "2", None]
         (late,) = store.commit([update("6,5", "5,5", by=BY)])
         assert isinstance(late, Fenced)
 
@@ -213,7 +216,7 @@ class TestEveryStore:
         assert found is not None
         assert found.records == {f"records.{n}": n for n in range(fields + 2)}
         assert read == {f"bucket {n}": (n,) for n in range(fields + 1)}
-        assert store.rows(0, list(units), ["bucket 3"]) == [(n, n + 1, n * n) for n in range(fields)] + [(3,)]
+        assert store.rows(0, list(units), ["bucket 3"]) == [*units.values(), "3"]
 
     @pytest.mark.parametrize("number", [HUGE, TWO_TO_200, -HUGE, -TWO_TO_200])
     def test_integers_beyond_a_double_survive(self, store: Store, number: int) -> None:
@@ -232,7 +235,7 @@ class TestEveryStore:
         assert found.records == {"impressions.counted": HUGE}
         click = found.cells[0].statistics.outcome("click")
         assert (click.value, click.value_squared, click.value_impressions) == (number, number * number, number)
-        assert store.rows(0, ["u"], ["b"]) == [(number,), (number,)]
+        assert store.rows(0, ["u"], ["b"]) == [str(number)] * 2
         assert buckets == {"b": (number,)}
         # The fence compares text: one that differs beyond a double's precision is another one.
         (answer,) = store.commit([update("1,1", f"{HUGE - 1},{HUGE}")])
@@ -306,7 +309,7 @@ class TestRedis:
         finally:
             client.config_set("maxmemory", "256mb")
         assert store.read_all(0) == before
-        assert store.rows(0, ["u", "u0"], []) == [(1,), (0,)]
+        assert store.rows(0, ["u", "u0"], []) == ["1", None]
         assert store.commit([update("2,2", "1,1")]) == [None]
 
     def test_of_workers_that_race_one_wins_each_step(self, client: redis.Redis) -> None:

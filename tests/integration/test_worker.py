@@ -36,7 +36,7 @@ from sluice.adapters.kafka import TopicPartition
 from sluice.adapters.redis import connect
 from sluice.domain.events import Assignment, Heartbeat, encode
 from sluice.domain.statistics import OutcomeStatistics
-from sluice.errors import LogTruncated, TransportError
+from sluice.errors import LogTruncated, SluiceError, TransportError
 from sluice.names import CLICKS, IMPRESSIONS, Keys
 from sluice.settings import Settings
 from stream_processors.partition import PartitionCounter
@@ -64,7 +64,7 @@ def integers(settings: Settings) -> list[Any]:
     for partition in ALL:
         counts, buckets = stored(settings).read_all(partition)
         assert counts is not None
-        found.append((counts.cells, counts.records, counts.waiting, buckets))
+        found.append((counts.cells, counts.records, counts.waiting, buckets, counts.moved))
     return found
 
 
@@ -266,7 +266,9 @@ def test_a_random_log_in_the_middle_and_at_the_end(stack: Settings, wait_until: 
         counts = store.read(partition)
         assert counts is not None
         assert (snapshot.impressions_offset, snapshot.clicks_offset) == store.offsets([partition])[partition]
-        assert (snapshot.cells, snapshot.records) == (counts.cells, counts.records)
+        assert snapshot.cells == tuple(cell for cell in counts.cells if cell.statistics.units)
+        assert (snapshot.moved, snapshot.records) == (counts.moved, counts.records)
+        assert sum(moved.units for moved in snapshot.moved) > 20
         assert (snapshot.at_ms, snapshot.watermark_ms) == (counts.at_ms, counts.watermark_ms)
         assert (snapshot.window_ms, snapshot.lateness_ms) == (WINDOW_MS, LATENESS_MS)
 
@@ -397,7 +399,27 @@ def test_other_definitions_are_counted_from_the_start(
     count_all(settings, wait_until)
     assert_exact(settings)
     for now, then in zip(integers(settings), narrow, strict=True):
-        assert (now[0], now[2], now[3]) == (then[0], then[2], then[3])
+        assert (now[0], *now[2:]) == (then[0], *then[2:])
+
+
+def test_counts_of_an_earlier_version_are_counted_again(stack: Settings, wait_until: Wait) -> None:
+    settings = short(stack)
+    write(settings, *random_logs(7, 1000, definitions_of(settings)))
+    count_all(settings, wait_until)
+    before, keys, client = integers(settings), Keys(settings.prefix), connect(settings)
+    for partition in ALL:
+        # As the version before wrote it: no version, and a unit apart in each cell.
+        text = ",".join(definitions_of(settings).encode().split(",")[:4])
+        client.hset(keys.counts(partition), "definitions", text)
+        client.hset(keys.units(partition), '["by-user","a","","u1","u1"]', "5,1,0")
+    with pytest.raises(SluiceError, match="counts again from the log"):
+        verify(settings)
+    write(settings, heartbeats(0), [])
+    count_all(settings, wait_until)
+    assert_exact(settings)
+    for now, then in zip(integers(settings), before, strict=True):
+        assert (now[0], *now[2:]) == (then[0], *then[2:])
+    assert not any(client.hexists(keys.units(partition), '["by-user","a","","u1","u1"]') for partition in ALL)
 
 
 @pytest.mark.slow

@@ -36,10 +36,9 @@ class MemoryStore:
         hashes.buckets.update(update.buckets)
         return None
 
-    def rows(self, partition: int, units: Sequence[str], buckets: Sequence[str]) -> list[tuple[int, ...]]:
+    def rows(self, partition: int, units: Sequence[str], buckets: Sequence[str]) -> list[str | None]:
         hashes = self._of.get(partition) or _Hashes()
-        texts = [hashes.units.get(key) for key in units] + [hashes.buckets.get(key) for key in buckets]
-        return [_vector(text) if text else (0,) for text in texts]
+        return [hashes.units.get(key) for key in units] + [hashes.buckets.get(key) for key in buckets]
 
     def partitions(self) -> list[int]:
         return sorted(self._of)

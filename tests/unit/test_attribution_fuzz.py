@@ -112,6 +112,7 @@ def check(impressions: list[bytes | None], clicks: list[bytes | None], batch: in
     assert {
         (key, name): msgspec.structs.astuple(sums) for key, s in cells.items() for name, sums in s.outcomes.items()
     } == wanted.outcomes
+    assert {(m.experiment, m.variant): (m.units, m.impressions) for m in found.moved} == wanted.moved
     assert found.waiting == wanted.waiting
     assert {(letter.topic, letter.offset, letter.reason) for letter in letters} == wanted.rejected
     for letter in letters:

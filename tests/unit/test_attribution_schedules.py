@@ -17,6 +17,9 @@ from memory_store import MemoryStore
 
 from sluice.domain.definitions import Definitions
 from sluice.domain.events import Assignment, Heartbeat, ImpressionShown, OutcomeObserved, encode
+from sluice.errors import Fenced
+from stream_processors import counting
+from stream_processors import recount as recounting
 from stream_processors.partition import PartitionCounter
 from stream_processors.recount import Recount, recount
 
@@ -57,6 +60,8 @@ def assignments_pool() -> list[tuple[Assignment, ...]]:
         (made("e", "a", "u", "user"),),
         (made("e", "a", "s1", "slate"), made("f", "x", "u", "user")),
         (made("e", "a", "u", "user", "a=70,b=30"), made("f", "x", "s1", "slate")),
+        (made("e", "b", "u", "user", "a=70,b=30"),),
+        (made("e", "c", "u", "session"), made("f", "y", "u", "user")),
         (),
     ]
 
@@ -136,7 +141,10 @@ class Worker:
         return True
 
     def commit(self) -> bool:
-        update, rejected = self.counter.prepare(self.store)
+        try:
+            update, rejected = self.counter.prepare(self.store)
+        except Fenced:
+            return False
         self.dead |= {(r.topic, r.offset, r.reason) for r in rejected}
         assert update.counts["offsets"] != update.expected_offsets or update.reset, "a commit must move an offset"
         if self.store.commit([update]) == [None]:
@@ -151,6 +159,7 @@ def expected_state(result: Recount) -> dict[str, object]:
         "cells": result.cells,
         "outcomes": result.outcomes,
         "buckets": result.buckets,
+        "moved": result.moved,
         "waiting": result.waiting,
         "names": result.outcome_names,
     }
@@ -178,14 +187,24 @@ def stored_state(store: MemoryStore) -> dict[str, object]:
         "cells": cells,
         "outcomes": outcomes,
         "buckets": buckets,
+        "moved": {(moved.experiment, moved.variant): (moved.units, moved.impressions) for moved in counts.moved},
         "waiting": counts.waiting,
         "names": list(counts.outcomes),
     }
 
 
 def run_log(seed: int) -> int:
-    """Many schedules of one log; the number of commits compared."""
+    """Many schedules of one log; the number of commits compared. In some, names run out."""
     rng = random.Random(seed)
+    with pytest.MonkeyPatch.context() as patch:
+        if seed % 5 == 0:
+            for name, limit in (("MAX_PAIRS", rng.choice((1, 2))), ("MAX_CELLS", rng.choice((1, 3)))):
+                patch.setattr(counting, name, limit)
+                patch.setattr(recounting, name, limit)
+        return run_schedules(seed, rng)
+
+
+def run_schedules(seed: int, rng: random.Random) -> int:
     impressions, clicks, definitions = make_logs(rng)
     logs = (impressions, clicks)
     memo: dict[tuple[int, int, Definitions], tuple[dict[str, object], set]] = {}
