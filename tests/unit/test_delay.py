@@ -61,7 +61,7 @@ def aware(delay: Distribution, now: float, scale: float = 1e6) -> tuple[DelayAwa
 
 @pytest.mark.parametrize("name", DELAYS)
 def test_the_bias_is_at_most_a_tenth_of_that_of_counting_open_impressions_as_failures(name: str) -> None:
-    """Window a quarter of the test, looks over all of it and just after the oldest impression is older than the window."""
+    """Window a quarter of the test, from the moment the oldest impression is as old as the window."""
     delay = DELAYS[name]
     truth = 0.2 * float(delay(np.array(16.0)))
     for now in [16.001, 16.25, 16.5, 16.999, *np.arange(2, 51, 4) * 64 / 50, 64.0]:
