@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from analyzer.simulate import aa, bandit, coverage, drift
+from analyzer.simulate import aa, bandit, coverage, delay, drift
 from analyzer.simulate.blocks import Result, Simulate, processes
 from analyzer.simulate.blocks import simulate as run
 from analyzer.simulate.log import Log, find_log
@@ -149,6 +149,19 @@ def drift_command(half_life: float, window: int, **options: Any) -> None:
     settings = drift.settings(it.looks, half_life, window)
     (found,) = it.all((drift.follow, settings, it.runs))
     it.show("Drift", drift.report(settings, found))
+
+
+@simulate.command("delay")
+@_common(runs=200, looks=50)
+def delay_command(**options: Any) -> None:
+    """How far off rates are while clicks are still to come, with a window of a quarter of the test.
+
+    Delay-aware estimates, and beside them what counting immature impressions as failures gives.
+    """
+    it = _Run(**options)
+    settings = delay.settings(it.looks)
+    (found,) = it.all((delay.errors, settings, it.runs))
+    it.show("Delay", delay.report(settings, found))
 
 
 @contextmanager
