@@ -1,12 +1,22 @@
-"""The sample-ratio check against scipy's chi-square and against its own error rate under changing allocations."""
+"""The sample-ratio checks: scipy's chi-square, every path enumerated, error rates under changing allocations."""
 
 from __future__ import annotations
 
+import itertools
+import math
+
 import numpy as np
 import pytest
-from scipy.stats import chisquare
+from scipy.stats import binom, chisquare
 
-from analyzer.engine.sample_ratio import sample_ratio
+from analyzer.engine.moments import Floats
+from analyzer.engine.sample_ratio import (
+    log_tilt_mixture,
+    sample_ratio,
+    sample_ratio_always,
+    sample_ratio_chi_square,
+    sample_ratio_sequential,
+)
 from sluice.domain.allocation import allocation_key
 from sluice.domain.events import StatsCell
 from sluice.domain.statistics import CellStatistics
@@ -97,3 +107,95 @@ def test_variants_that_never_met_are_compared_within_their_allocations() -> None
     p = sample_ratio(cells(*fair))
     assert p is not None
     assert p > 0.3
+
+
+def drawn(rng: np.random.Generator, percents: Floats, looks: int, batch: int, runs: int, kept: Floats) -> list[Floats]:
+    """Units (runs, a, k) at every look; the allocation in force depends on which variant is ahead. `kept`: (k,)."""
+    units, found = np.zeros((runs, *percents.shape)), []
+    for _ in range(looks):
+        ahead = units.sum(axis=1) - (units.sum(axis=2)[..., None] * percents / 100).sum(axis=1)
+        a = ahead.argmax(axis=1)
+        chance = percents[a] / 100 * kept
+        units[np.arange(runs), a] += rng.multinomial(batch, chance / chance.sum(axis=1, keepdims=True))
+        found.append(units.copy())
+    return found
+
+
+CHASING = np.array([[34.0, 33, 33], [5, 90, 5], [5, 15, 80]])
+
+
+def test_constant_looking_with_allocations_that_chase_gives_few_false_alarms() -> None:
+    runs = 600
+    looks = drawn(np.random.default_rng(12), CHASING, looks=100, batch=60, runs=runs, kept=np.ones(3))
+    always = np.array([sample_ratio_sequential(units, CHASING) for units in looks])
+    once = np.array([sample_ratio_chi_square(units, CHASING) for units in looks])
+    assert (always <= 0.05).any(axis=0).mean() <= binom.ppf(0.999, runs, 0.05) / runs
+    # The chi-square is right at the last look, and wrong when every look counts.
+    assert (once[-1] <= 0.05).mean() == pytest.approx(0.05, abs=0.035)
+    assert (once <= 0.05).any(axis=0).mean() > 0.25
+
+
+def test_a_loss_of_a_tenth_is_found_under_changing_allocations() -> None:
+    percents = np.array([[34.0, 33, 33], [50, 30, 20], [20, 30, 50]])
+    looks = drawn(np.random.default_rng(13), percents, looks=40, batch=600, runs=200, kept=np.array([1.0, 1.0, 0.9]))
+    assert (sample_ratio_sequential(looks[-1], percents) <= 0.001).mean() > 0.95
+
+
+def test_the_evidence_has_mean_one_whatever_the_past_chooses() -> None:
+    # Every way 8 units can be drawn, by an allocation that follows the last unit.
+    percents = np.array([[50.0, 50], [90, 10], [25, 75]])
+    mean = 0.0
+    for labels in itertools.product([0, 1], repeat=8):
+        units, chance, a = np.zeros((3, 2)), 1.0, 0
+        for label in labels:
+            chance *= percents[a, label] / 100
+            units[a, label] += 1
+            a = 1 + label
+        mean += chance * math.exp(float(log_tilt_mixture(units, percents)))
+    assert mean == pytest.approx(1, rel=1e-12)
+
+
+def test_arrays_are_the_cells_of_many_experiments() -> None:
+    groups = [({"a": 50, "b": 50}, {"a": 1000, "b": 850}), ({"a": 20, "b": 80}, {"a": 400, "b": 1300})]
+    units = np.array([list(seen.values()) for _, seen in groups])
+    percents = np.array([list(shares.values()) for shares, _ in groups])
+    several, shares = np.stack([units, units[::-1], 0 * units]), np.stack([percents, percents[::-1], percents])
+    for function, of_cells in (
+        (sample_ratio_chi_square, sample_ratio),
+        (sample_ratio_sequential, sample_ratio_always),
+    ):
+        found = function(several, shares)
+        assert found[0] == pytest.approx(of_cells(cells(*groups)), rel=1e-9)
+        assert found[1] == pytest.approx(found[0], rel=1e-9)
+    assert np.isnan(sample_ratio_chi_square(several, shares)[2])
+    assert sample_ratio_sequential(several, shares)[2] == pytest.approx(1)
+
+
+def test_always_valid_where_nothing_is_left_to_chance_or_impossible() -> None:
+    assert sample_ratio_always([]) is None
+    assert sample_ratio_always(cells(({"a": 100, "b": 0}, {"a": 5000}))) is None
+    assert sample_ratio_always(cells(({"a": 100, "b": 0}, {"a": 50, "b": 1}))) == 0
+    assert sample_ratio_always(cells(({"a": 50, "b": 50}, {"a": 50, "c": 1}))) == 0
+    assert sample_ratio_always(cells(({"a": 40, "b": 40}, {"a": 50, "b": 5}))) is None
+
+
+def test_a_trillion_units() -> None:
+    half = 5e11
+    assert sample_ratio_sequential([[half, half]], [[50, 50]]) == pytest.approx(1)
+    assert sample_ratio_sequential([[half, half * 0.999]], [[50, 50]]) == 0
+
+
+@pytest.mark.parametrize(
+    ("units", "percent", "name"),
+    [
+        ([[1, -1]], [[50, 50]], "units"),
+        ([[1, math.nan]], [[50, 50]], "units"),
+        ([1, 1], [50, 50], "units"),
+        ([[1, 1]], [[50.5, 49.5]], "percent"),
+        ([[1, 1]], [[150, -50]], "percent"),
+    ],
+)
+def test_wrong_arguments_are_named(units: list[list[float]], percent: list[list[float]], name: str) -> None:
+    for function in (sample_ratio_chi_square, sample_ratio_sequential):
+        with pytest.raises(ValueError, match=rf"^{name}: "):
+            function(units, percent)
