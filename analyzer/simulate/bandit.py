@@ -117,7 +117,7 @@ def report(
         figures[name] = row
         curves += [Curve(name, setting.policy.name, lost.mean(axis=0)), Curve(name, "equal split", equal.mean(axis=0))]
         rows.append((
-            name, f"{row['regret']:.1f}", "–".join(f"{end:.1f}" for end in row["regret_interval"]),
+            name, f"{row['regret']:.1f} ± {row['regret_interval'][1] - row['regret']:.1f}",
             f"{row['regret_fixed_split']:.1f}", f"{100 * row['below_fixed_split']:.1f} %",
             f"{100 * low:.0f}–{100 * high:.0f} %",
         ))  # fmt: skip
@@ -131,7 +131,7 @@ def report(
                 **top["library"]
             ),
         )
-    header = ("setting", "regret", "95 %", "equal split", "below it", "90 % of runs")
+    header = ("setting", "regret", "equal split", "below it", "90 % of runs")
     return Report(top | {"settings": figures}, header, rows, curves, "clicks given away", notes)
 
 

@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple, TypeAlias, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from analyzer.engine.bandit import epsilon_greedy, kl_ucb, lifted, top_two, ucb1, whole
 from analyzer.engine.bayes import compare
 from analyzer.engine.drift import Span, advance, discounted, windowed
 from analyzer.engine.evidence import design_effect
@@ -14,13 +15,15 @@ from analyzer.engine.moments import Floats, Moments
 from analyzer.engine.normal import compare_normal, posterior
 from sluice.domain.epochs import Epoch
 
-__all__ = ["POLICIES", "Memory", "Policy", "chances", "floored", "next_percent", "start"]
+__all__ = ["POLICIES", "Memory", "Name", "Policy", "next_percent", "shares", "start"]
 
 Ints: TypeAlias = NDArray[np.int64]
-Name: TypeAlias = Literal["thompson", "fixed"]
+Name: TypeAlias = Literal["thompson", "top-two", "epsilon-greedy", "ucb1", "kl-ucb", "fixed"]
 LOOK_MS = 1000
 """Event time between two looks"""
 POLICIES: tuple[Name, ...] = get_args(Name)
+COUNTING = {"epsilon-greedy": epsilon_greedy, "ucb1": ucb1, "kl-ucb": kl_ucb}
+"""Policies that ask only for impressions and outcomes"""
 
 
 class Policy(NamedTuple):
@@ -42,21 +45,25 @@ def start(runs: int, k: int) -> Ints:
     return np.tile(base + (np.arange(k) < rest), (runs, 1)).astype(np.int64)
 
 
-def chances(totals: Moments, recent: tuple[Floats, Floats] | None) -> Floats:
-    """P(best) (runs, k), as decisions have it. recent: impressions and outcomes as they count; None for values."""
+def shares(policy: Policy, totals: Moments, recent: tuple[Floats, Floats] | None) -> Floats:
+    """What the policy wants (runs, k). recent: impressions and outcomes as they count; None for values (Thompson)."""
     if recent is None:
         mean, variance = posterior(totals)
+        # Unknown yet, but then the traffic does not move either.
         return compare_normal(mean, np.where(np.isfinite(variance), variance, 1.0)).p_best
+    if policy.name in COUNTING:
+        return COUNTING[policy.name](*recent)
     n, c = recent
     effect = design_effect(totals)
-    return compare(1 + c / effect, 1 + (n - c) / effect).p_best
+    p_best = compare(1 + c / effect, 1 + (n - c) / effect).p_best
+    return top_two(p_best) if policy.name == "top-two" else p_best
 
 
-def next_percent(policy: Policy, p_best: Floats, enough: NDArray[np.bool_], percent: Ints) -> Ints:
+def next_percent(policy: Policy, wanted: Floats, enough: NDArray[np.bool_], percent: Ints) -> Ints:
     """The allocation that follows on `percent` (runs, k), where every variant of a run has `enough` (runs,)."""
-    wanted = floored(p_best, policy.floor)
-    moved = np.abs(wanted - percent).max(axis=1) >= policy.min_change
-    return np.where((enough & moved)[:, None], wanted, percent)
+    whole_percent = whole(lifted(wanted, policy.floor))
+    moved = np.abs(whole_percent - percent).max(axis=1) >= policy.min_change
+    return np.where((enough & moved)[:, None], whole_percent, percent)
 
 
 class Memory:
@@ -81,23 +88,3 @@ class Memory:
                 windowed(history, at_ms, self._window) if self._window else discounted(history, at_ms, self._half_life)
             )
         return recent[0], recent[1]
-
-
-def floored(weights: Floats, floor: float) -> Ints:
-    """Whole percents (runs, k) in proportion to `weights`, none below `floor`: `thompson_shares` of many runs."""
-    k = weights.shape[1]
-    least = min(int(np.ceil(100 * floor - 1e-9)), 100 // k)
-    lifted = np.zeros(weights.shape, dtype=bool)
-    while True:
-        rest = 100 - least * lifted.sum(axis=1, keepdims=True)
-        total = np.where(lifted, 0.0, weights).sum(axis=1, keepdims=True)
-        low = ~lifted & (weights * rest < least * total)
-        if not low.any():
-            break
-        lifted |= low
-    exact = np.where(lifted, least, weights * rest / np.where(total > 0, total, 1.0))
-    exact = 100 * exact / exact.sum(axis=1, keepdims=True)
-    whole = np.floor(exact).astype(np.int64)
-    order = np.argsort(whole - exact, axis=1, kind="stable")
-    place = np.argsort(order, axis=1, kind="stable")
-    return np.asarray(whole + (place < 100 - whole.sum(axis=1, keepdims=True)))

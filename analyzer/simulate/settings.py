@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from analyzer.engine.moments import Floats, Moments
 from analyzer.engine.sequential import ready
 from analyzer.simulate.log import Ints, Log
-from analyzer.simulate.policies import Memory, Policy, chances, next_percent, start
+from analyzer.simulate.policies import Memory, Policy, next_percent, shares, start
 from analyzer.simulate.streams import PlantedSlates, PlantedUsers, RecordedSlates, RecordedUsers, Stream, Values
 
 __all__ = ["FIXED", "Look", "Setting", "watch"]
@@ -112,5 +112,5 @@ def watch(setting: Setting, runs: int, rng: np.random.Generator) -> Iterator[Loo
         enough = ready(totals._replace(c=outcomes), weighted, values=setting.values)
         yield Look(totals, outcomes, weighted, enough, slates, percent)
         if setting.policy.name != "fixed":
-            p_best = chances(totals, None if setting.values else memory.at(look, totals))
-            percent = next_percent(setting.policy, p_best, np.asarray(enough.all(axis=1)), percent)
+            wanted = shares(setting.policy, totals, None if setting.values else memory.at(look, totals))
+            percent = next_percent(setting.policy, wanted, np.asarray(enough.all(axis=1)), percent)

@@ -13,16 +13,19 @@ import pytest
 from scipy.stats import beta as beta_distribution
 from scipy.stats import binom
 
-from analyzer.engine.bandit import thompson_shares
-from analyzer.engine.moments import Moments
+from analyzer.engine import Snapshot, decide
+from analyzer.engine.moments import Moments, moments
 from analyzer.simulate import aa, bandit, coverage, delay, drift
 from analyzer.simulate.blocks import simulate
 from analyzer.simulate.log import CONCENTRATION, Log, fitted_log
-from analyzer.simulate.policies import Memory, Policy, floored, start
+from analyzer.simulate.policies import POLICIES, Memory, Name, Policy, next_percent, shares, start
 from analyzer.simulate.report import interval
 from analyzer.simulate.settings import FIXED, Setting, watch
 from analyzer.simulate.streams import PlantedSlates, PlantedUsers, RecordedSlates, RecordedUsers, Values
 from sluice.cli import main
+from sluice.domain.events import StatsCell
+from sluice.domain.experiment import Experiment, Variant
+from sluice.domain.statistics import CellStatistics, OutcomeStatistics
 
 SLATE = Setting(unit="slate", rates=(0.72, 0.72))
 
@@ -195,14 +198,38 @@ def test_clicks_arrive_when_they_are_due_and_all_within_the_window() -> None:
 # ------------------------------------------------------------------ policies and logs
 
 
-def test_percents_are_those_that_the_engine_gives_one_experiment() -> None:
+def test_shares_are_those_of_a_decision_on_the_same_evidence() -> None:
     rng = np.random.default_rng(1)
-    for k, floor in ((2, 0.05), (3, 0.05), (3, 0.0), (4, 0.1), (5, 0.2), (3, 1 / 3)):
-        weights = rng.dirichlet(np.full(k, 0.3), 300)
-        weights[:k] = np.eye(k)
-        for row, found in zip(weights, floored(weights, floor), strict=True):
-            expected = thompson_shares({str(i): float(w) for i, w in enumerate(row)}, floor)
-            assert found.tolist() == list(expected.values())
+    n = rng.multinomial(900, [0.34, 0.33, 0.33], 40)
+    c = rng.binomial(n, [0.3, 0.35, 0.38])
+    found = shares(Policy(), moments(n, n, c), (n * 1.0, c * 1.0))
+    percent = next_percent(Policy(), found, np.ones(40, dtype=bool), start(40, 3))
+    names = ("a", "b", "c")
+    for run in range(40):
+        cells = tuple(
+            StatsCell(
+                experiment="e", variant=name, allocation="a=34,b=33,c=33",
+                statistics=CellStatistics(
+                    int(n[run, i]), int(n[run, i]), int(n[run, i]),
+                    {"click": OutcomeStatistics(*(int(c[run, i]) for _ in range(3)))},
+                ),
+            )
+            for i, name in enumerate(names)
+        )  # fmt: skip
+        experiment = Experiment(name="e", variants=tuple(Variant(name=name) for name in names), unit="slate")
+        made = decide(experiment, Snapshot(cells, {}, 0))
+        assert [made.allocation[name] for name in names] == percent[run].tolist()
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_every_policy_finds_the_better_variant_or_stays(name: Name) -> None:
+    looks = list(watch(replace(SLATE, rates=(0.5, 0.8), policy=Policy(name)), 20, np.random.default_rng(0)))
+    assert (looks[0].percent == 50).all()
+    assert all((look.percent.sum(axis=1) == 100).all() for look in looks)
+    if name in ("fixed", "top-two"):  # of two variants, the top two share equally
+        assert (looks[-1].percent == 50).all()
+    else:
+        assert looks[-1].slates[:, 1].mean() > 7000 and (looks[-1].percent >= 5).all()
 
 
 def test_traffic_stays_equal_until_every_variant_has_enough_and_then_moves_to_the_best() -> None:
