@@ -162,7 +162,7 @@ def sequential_size(design: Design) -> SequentialSize:
     # Half a per mille of the maximum a step.
     edges = np.linspace(0.0, maximum, 2001)
     stopped = sequential_power(design, (edges[1:] + edges[:-1]) / 2)
-    return SequentialSize(_whole(maximum), float((1 - stopped).mean() * maximum))
+    return SequentialSize(_whole(maximum), min(float((1 - stopped).mean()), 1.0) * maximum)
 
 
 def sequential_power(design: Design, n: ArrayLike) -> Floats:
@@ -176,7 +176,8 @@ def sequential_power(design: Design, n: ArrayLike) -> Floats:
     Source: Bachelier–Lévy formula for a straight boundary; tangent approximation: Daniels 1982.
     """
     counts = _counts(n)
-    return np.where(counts >= _least(design.check()), _crossed(design, counts), 0.0)
+    # 20 / 0.1 may come out just above 200.
+    return np.where(counts >= _least(design.check()) * (1 - 1e-12), _crossed(design, counts), 0.0)
 
 
 def _crossed(design: Design, counts: Floats) -> Floats:
