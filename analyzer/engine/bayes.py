@@ -2,7 +2,7 @@
 
 In u = logit(x) the density of Beta(a, b) is `exp(−D(u))` up to a constant, with the convex drop
 `D(u) = (a+b)·log(1+eᵘ) − a·u − …` from its top at log(a/b): smooth for every a, b > 0, also where the
-density in x is infinite at 0 or 1. Break points stand where D = z²/2 for every z of `HEIGHTS`.
+density in x is infinite at 0 or 1. Break points stand about where D = z²/2 for every z of `HEIGHTS`.
 
 Library: numpy, scipy (quantiles of Beta). Source of the idea: docs/statistics.md.
 """
@@ -16,7 +16,7 @@ from scipy.special import betaincinv, expit
 from analyzer.engine.moments import Floats
 from analyzer.engine.quadrature import HEIGHTS, POSITIONS, Comparison, chunks, compare_densities, join, segments
 
-__all__ = ["Comparison", "beta_parameters", "compare", "credible_intervals", "drop", "drop_points"]
+__all__ = ["Comparison", "beta_parameters", "break_points", "compare", "credible_intervals", "drop"]
 
 LEAST, MOST = 0.02, 1e13
 """Allowed parameters; below, the logit of a rate leaves what a double can hold"""
@@ -59,28 +59,31 @@ def beta_parameters(alpha: ArrayLike, beta: ArrayLike) -> tuple[Floats, Floats]:
     return a, b
 
 
-def drop_points(a: Floats, b: Floats, heights: Floats) -> Floats:
-    """(…) each → (…, 2 · heights), unsorted: where the density of logit Beta(a, b) lies z²/2 below its top, in log.
+def break_points(a: Floats, b: Floats, heights: Floats) -> Floats:
+    """(…) each → (…, 2 · heights), unsorted: where the density of logit Beta(a, b) lies about z²/2 below its top.
 
-    One step of Newton's method on the convex drop, in the distance from the top and from above, so that it never
-    crosses: a point only has to stand about there.
+    In log, the drop begins as a parabola and ends as a line. The distances of both are added, so a point stands a
+    little further out than asked, and exactly there for large a and b.
     """
     both = np.stack([a, b], axis=-1)[..., None]
-    total = (a + b)[..., None, None]
-    share = both / total
-    wanted = heights * heights / 2.0
-    distance = heights / np.sqrt(both * (1.0 - share)) + wanted / both
-    fall = np.expm1(-distance)
-    under = share * fall
-    value = distance * both + total * np.log1p(under) - wanted
-    distance -= value / (both * (1.0 - (1.0 + fall) / (1.0 + under)))
+    share = both / (a + b)[..., None, None]
+    distance = heights / np.sqrt(both * (1.0 - share)) + heights * heights / 2.0 / both
     points = np.log(a / b)[..., None, None] + _SIDES * distance
     return points.reshape(*a.shape, 2 * heights.size)
 
 
+def drop(u: Floats, a: Floats, b: Floats) -> Floats:
+    """D(u) ≥ 0: how far the log density at u lies below its top. Without cancellation on either side of the top."""
+    away = u - np.log(a / b)
+    towards = np.where(away < 0, a, b)
+    np.abs(away, out=away)
+    total = a + b
+    return np.asarray(away * towards + total * np.log1p(towards / total * np.expm1(-away)), dtype=np.float64)
+
+
 def _compare(a: Floats, b: Floats) -> Comparison:
     """(e, k) each."""
-    middle, half = segments(drop_points(a, b, HEIGHTS).reshape(len(a), 2 * HEIGHTS.size * a.shape[1]))
+    middle, half = segments(break_points(a, b, HEIGHTS).reshape(len(a), 2 * HEIGHTS.size * a.shape[1]))
     # From the middle of a segment on, the change of log(1+eᵘ) is computed once for all arms, on the side where
     # it does not cancel: with s = ±1 away from 0 and p = expit(−|middle|) ≤ 1/2 it is log(1 + p·(e^{s·δ} − 1)).
     left = middle <= 0
@@ -96,12 +99,3 @@ def _compare(a: Floats, b: Floats) -> Comparison:
     density -= drop(middle[:, None, :], a, b)[..., None]
     np.exp(density, out=density)
     return compare_densities(density, half, x, (a / (a + b))[..., 0])
-
-
-def drop(u: Floats, a: Floats, b: Floats) -> Floats:
-    """D(u) ≥ 0: how far the log density at u lies below its top. Without cancellation on either side of the top."""
-    d = u - np.log(a / b)
-    towards = np.where(d < 0, a, b)
-    np.abs(d, out=d)
-    total = a + b
-    return d * towards + total * np.log1p(towards / total * np.expm1(-d))

@@ -16,14 +16,14 @@ from numpy.polynomial import legendre
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import betainc, expit, ndtr, ndtri
 
-from analyzer.engine.bayes import beta_parameters, compare, drop, drop_points
+from analyzer.engine.bayes import beta_parameters, break_points, compare, drop
 from analyzer.engine.moments import Floats
 from analyzer.engine.quadrature import segments
 
 __all__ = ["CredibleLifts", "Region", "beta_distribution", "lifts", "rope"]
 
 _Pair: TypeAlias = tuple[Floats, Floats]
-_HEIGHTS: Floats = np.array([1.0, 3.0, 5.5])
+_HEIGHTS: Floats = np.array([0.9, 2.8, 5.5])
 _POSITIONS, _WEIGHTS = legendre.leggauss(8)
 _LARGE = 50.0
 """Parameters from which the saddlepoint form replaces the incomplete beta function, which gets slow there"""
@@ -165,7 +165,7 @@ class _Pairs:
         self.sign = np.where(control_narrow, 1.0, -1.0)[:, None]
         self.centre = _centre(*other, relative) - _centre(*own, relative)
         self.scale = np.hypot(*spreads)
-        middle, half = segments(drop_points(a[:, 0], b[:, 0], _HEIGHTS))
+        middle, half = segments(break_points(a[:, 0], b[:, 0], _HEIGHTS))
         u = (middle[..., None] + half[..., None] * _POSITIONS).reshape(len(a), half.shape[-1] * _POSITIONS.size)
         weights = np.exp(-drop(u, a, b)) * (half[..., None] * _WEIGHTS).reshape(u.shape)
         self.x = expit(u)[:, None, :]

@@ -20,8 +20,8 @@ from analyzer.engine.moments import Floats
 
 __all__ = ["HEIGHTS", "POSITIONS", "Comparison", "chunks", "compare_densities", "segments"]
 
-HEIGHTS: Floats = np.array([0.7, 2.1, 3.6, 5.2, 7.2])
-"""Break points on either side of an arm, in standard deviations; beyond the last lies 1e-12 of its mass"""
+HEIGHTS: Floats = np.array([0.5, 1.6, 2.9, 4.5, 6.7])
+"""Break points on either side of an arm, in standard deviations; beyond the last lies 2e-11 of its mass"""
 
 _NODES = 10
 _CHUNK = 1 << 16
