@@ -19,8 +19,10 @@ from analyzer.engine.frequentist import (
     rejection_probability,
     share_test,
 )
+from analyzer.engine.lift import lifts as credible_lifts
 from analyzer.engine.moments import Floats, Moments, effective_units, rate
 from analyzer.engine.multiplicity import holm
+from analyzer.engine.normal import compare_normal, posterior
 from analyzer.engine.sequential import contrasts, lift_sequences, ready
 from sluice.domain.statistics import CellStatistics, OutcomeStatistics
 
@@ -30,7 +32,7 @@ Number: TypeAlias = float | None
 """None stands for what cannot be known (nan, infinity): JSON has no word for it"""
 Range: TypeAlias = tuple[Number, Number]
 
-LEAST_UNITS, LEAST_OUTCOMES = 30, 20
+LEAST_UNITS, LEAST_OUTCOMES = 20, 20
 """The gate of a decision: before it the normal limit cannot be relied on"""
 
 
@@ -87,6 +89,8 @@ class Figures(NamedTuple):
     credible_intervals: list[Any]
     p_better: list[Number]
     """Than the control"""
+    credible_difference: list[Range | None]
+    credible_lift: list[Range | None]
     confidence_sequence: list[Range | None]
     lift_sequence: list[Range | None]
     always_valid_p: list[Number]
@@ -110,7 +114,7 @@ class Figures(NamedTuple):
 
 _AGAINST = {
     "difference", "difference_interval", "z", "p_value", "p_value_holm", "cohens_h", "effect_size", "lift",
-    "lift_interval", "observed_power", "p_better", "confidence_sequence", "lift_sequence", "always_valid_p",
+    "lift_interval", "observed_power", "p_better", "credible_difference", "credible_lift", "confidence_sequence", "lift_sequence", "always_valid_p",
 }  # fmt: skip
 
 
@@ -123,9 +127,9 @@ def figures(data: Data, asked: Asked) -> Figures:
     test: Any = ratios(arms, alpha=alpha) if data.clustered else plain
     power = rejection_probability(test.difference, test.stderr, test.stderr, alpha) if data.clustered else plain.power
     successes, failures = asked.prior
-    posterior = successes + clicks, failures + (impressions - clicks)
-    compared = bayes.compare(*posterior)
-    pairs = [np.stack(np.broadcast_arrays(part[:1], part[1:]), axis=-1) for part in posterior]
+    beta = successes + clicks, failures + (impressions - clicks)
+    compared = bayes.compare(*beta)
+    credible = credible_lifts(*beta, 0, level=1 - alpha)
     sequence = contrasts(arms, 0, alpha=alpha, tau=asked.planned_effect)
     lifts = lift_sequences(arms, 0, alpha=alpha, tau=asked.planned_effect)
     square = chi_square(clicks, impressions)
@@ -153,8 +157,10 @@ def figures(data: Data, asked: Asked) -> Figures:
         },
         p_best=_list(compared.p_best),
         expected_loss=_list(compared.expected_loss),
-        credible_intervals=bayes.credible_intervals(*posterior, level=1 - alpha).tolist(),
-        p_better=[None, *_list(bayes.compare(*pairs).p_best[..., 1])],
+        credible_intervals=bayes.credible_intervals(*beta, level=1 - alpha).tolist(),
+        p_better=_against(credible.p_better),
+        credible_difference=_ranges(*credible.difference.T),
+        credible_lift=_ranges(*credible.relative.T),
         confidence_sequence=_ranges(sequence.low, sequence.high),
         lift_sequence=_ranges(lifts.low, lifts.high),
         always_valid_p=_against(sequence.p),
@@ -182,7 +188,7 @@ def _value(arms: Moments | None, asked: Asked) -> dict[str, Any] | None:
         return None
     test: Differences = ratios(arms, alpha=asked.alpha)
     nothing: list[None] = [None] * len(arms.n)
-    found = {"means": _list(rate(arms)), **_test(test), "z": _against(test.statistic)}
+    found = {"means": _list(rate(arms)), **_test(test), "z": _against(test.statistic), **_value_posterior(arms)}
     if asked.planned_value_effect is None:
         return {**found, "confidence_sequence": nothing, "always_valid_p": nothing}
     sequence = contrasts(arms, 0, alpha=asked.alpha, tau=asked.planned_value_effect)
@@ -191,6 +197,15 @@ def _value(arms: Moments | None, asked: Asked) -> dict[str, Any] | None:
         "confidence_sequence": _ranges(sequence.low, sequence.high),
         "always_valid_p": _against(sequence.p),
     }
+
+
+def _value_posterior(arms: Moments) -> dict[str, Any]:
+    """P(best) and expected loss of the means; None unless every variant's units show how they vary."""
+    of = posterior(arms)
+    if not np.isfinite(of.variance).all():
+        return {"p_best": None, "expected_loss": None}
+    compared = compare_normal(*of)
+    return {"p_best": _list(compared.p_best), "expected_loss": _list(compared.expected_loss)}
 
 
 def _reasons(data: Data, asked: Asked, ratio: ChiSquare | None) -> list[str]:

@@ -167,7 +167,8 @@ def _evaluate(problems: Sequence[Problem]) -> list[Evaluation]:
         if experiment.measure == "rate"
         else _normal(totals, rule.rope)
     )
-    against = contrasts(weighted, 0, alpha=rule.alpha, tau=tau)
+    values = experiment.measure == "value"
+    against = contrasts(weighted, 0, alpha=rule.alpha, tau=tau, values=values)
     spread = np.sqrt(against.variance)
     together = Evaluation(
         totals=totals,
@@ -177,7 +178,7 @@ def _evaluate(problems: Sequence[Problem]) -> list[Evaluation]:
             weighted,
             least_units=rule.least_units,
             least_outcomes=rule.least_outcomes,
-            values=experiment.measure == "value",
+            values=values,
         ),
         rate=totals.c / np.where(totals.n > 0, totals.n, 1.0),
         weighted_rate=rate(weighted),
@@ -189,9 +190,9 @@ def _evaluate(problems: Sequence[Problem]) -> list[Evaluation]:
         expected_loss=bayes.compared.expected_loss,
         p_better=bayes.better,
         p_rope=np.full_like(totals.n, np.nan) if bayes.inside is None else bayes.inside,
-        sequence=rate_sequences(weighted, tau=tau),
+        sequence=rate_sequences(weighted, tau=tau, values=values),
         contrasts=against,
-        lift=lift_sequences(weighted, 0, alpha=rule.alpha, tau=tau),
+        lift=lift_sequences(weighted, 0, alpha=rule.alpha, tau=tau, values=values),
         fixed_horizon_p=2 * ndtr(-np.abs(against.difference) / np.where(spread > 0, spread, np.inf)),
         sample_ratio_once=sample_ratio_chi_square(counted.cells.units, counted.percent),  # type: ignore[arg-type]
         sample_ratio_always=sample_ratio_sequential(counted.cells.units, counted.percent),  # type: ignore[arg-type]

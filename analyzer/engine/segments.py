@@ -65,7 +65,9 @@ def compare_segments(experiment: Experiment, sums: Iterable[SegmentSums], digits
     found = []
     for place, name in enumerate(names[1:], start=1):
         pair = Moments(*(part[:, [0, place]] for part in arms))
-        against = contrasts(pair, 0, alpha=experiment.stopping.alpha, tau=experiment.planned_effect)
+        against = contrasts(
+            pair, 0, alpha=experiment.stopping.alpha, tau=experiment.planned_effect, values=experiment.measure == "value"
+        )
         for row, (key, value) in enumerate(whole):
             if enough[row, 0] and enough[row, place] and against.variance[row, 1] > 0:
                 interval = (float(against.low[row, 1]), float(against.high[row, 1]))

@@ -87,27 +87,35 @@ def half_width(variance: ArrayLike, alpha: float, tau: float = PLANNED_EFFECT) -
     return np.where(known, np.sqrt(safe * _boundary(safe / tau**2, alpha)), np.where(v == 0, 0.0, np.inf))
 
 
-def rate_sequences(arms: Moments, *, alpha: float = 0.05, tau: float = PLANNED_EFFECT) -> Interval:
+def rate_sequences(
+    arms: Moments, *, alpha: float = 0.05, tau: float = PLANNED_EFFECT, values: bool = False
+) -> Interval:
     """arms: weighted (…, k). For each variant an interval that holds its rate at all times at once, 1 − alpha each.
 
-    Not cut off at 0 and 1 (the same formula serves values). Raises ValueError as `half_width` does.
+    Not cut off at 0 and 1. values: as `contrasts`; the mean of a heavy tail is held less often (docs/statistics.md),
+    since nothing counted tells of values too rare to have come. Raises ValueError as `half_width` does.
     """
     _check(alpha, tau)
-    known, seen = _seen(arms)
+    known, seen = _seen(arms, values)
     low, high = _ends(seen.at, seen.slope, seen.curve, _boundary(seen.at / tau**2, alpha))
     return Interval(np.where(known, seen.rate + low, -np.inf), np.where(known, seen.rate + high, np.inf))
 
 
-def contrasts(arms: Moments, control: int, *, alpha: float = 0.05, tau: float = PLANNED_EFFECT) -> Contrasts:
+def contrasts(
+    arms: Moments, control: int, *, alpha: float = 0.05, tau: float = PLANNED_EFFECT, values: bool = False
+) -> Contrasts:
     """arms: weighted (…, k). Differences to variant `control`, valid at all times at once; α/(k−1) each.
 
-    A hypothetical difference moves both rates, each by its part of the variance. Raises ValueError as `half_width`.
+    A hypothetical difference moves both rates, each by its part of the variance. values: c are values, which may have a
+    heavy tail. A variant that has met no large one yet has a mean and a variance that are too small, and a bandit then
+    starves it; so its variance is at least what the spread of the others says, in proportion to the means.
+    Raises ValueError as `half_width`.
     """
     _check(alpha, tau)
     r, v = rate(arms), variance(arms)
     own = np.arange(r.shape[-1]) == control
     others = max(r.shape[-1] - 1, 1)
-    known, seen = _seen(arms)
+    known, seen = _seen(arms, values)
     base = _Seen(*(part[..., control, None] for part in seen))
     known = known & known[..., control, None] & ~own
     total = seen.at + base.at
@@ -129,7 +137,9 @@ def contrasts(arms: Moments, control: int, *, alpha: float = 0.05, tau: float = 
     )
 
 
-def lift_sequences(arms: Moments, control: int, *, alpha: float = 0.05, tau: float = PLANNED_EFFECT) -> Lifts:
+def lift_sequences(
+    arms: Moments, control: int, *, alpha: float = 0.05, tau: float = PLANNED_EFFECT, values: bool = False
+) -> Lifts:
     """arms: weighted (…, k). Relative differences to variant `control`, valid at all times at once; α/(k−1) each.
 
     All ratios ρ for which "R − ρ·R₀ = 0" is not rejected, each by a sequence of its own with clock V + ρ²V₀ and
@@ -142,7 +152,7 @@ def lift_sequences(arms: Moments, control: int, *, alpha: float = 0.05, tau: flo
     own = np.arange(r.shape[-1]) == control
     r0 = r[..., control, None]
     estimate = np.where(r0 != 0, (r - r0) / np.where(r0 != 0, r0, 1.0), np.nan)
-    known, seen = _seen(arms)
+    known, seen = _seen(arms, values)
     base = _Seen(*(part[..., control, None] for part in seen))
     known = known & known[..., control, None] & (np.hypot(seen.rate, base.rate) > 0) & ~own
     # What is not known gets an easy problem, or it would keep the others waiting.
@@ -152,13 +162,13 @@ def lift_sequences(arms: Moments, control: int, *, alpha: float = 0.05, tau: flo
     from_below, from_above = known & (low > -np.pi / 2), known & (high < np.pi / 2)
     low = np.where(from_below, np.tan(np.where(from_below, low, 0.0)) - 1, -np.inf)
     high = np.where(from_above, np.tan(np.where(from_above, high, 0.0)) - 1, np.inf)
-    open_ = contrasts(arms, control, alpha=alpha, tau=tau).p > alpha
+    open_ = contrasts(arms, control, alpha=alpha, tau=tau, values=values).p > alpha
     low, high = np.where(open_, np.minimum(low, 0.0), low), np.where(open_, np.maximum(high, 0.0), high)
     return Lifts(np.where(own, 0.0, low), np.where(own, 0.0, estimate), np.where(own, 0.0, high))
 
 
 def ready(
-    raw: Moments, weighted: Moments, *, least_units: float = 30, least_outcomes: float = 20, values: bool = False
+    raw: Moments, weighted: Moments, *, least_units: float = 20, least_outcomes: float = 20, values: bool = False
 ) -> NDArray[np.bool_]:
     """Whether a variant has enough for the normal limit: effective units, outcomes and impressions without, (…, k).
 
@@ -172,14 +182,19 @@ def ready(
     return enough & (raw.n - raw.c >= least_outcomes)
 
 
-def _seen(arms: Moments) -> tuple[NDArray[np.bool_], _Seen]:
+def _seen(arms: Moments, values: bool) -> tuple[NDArray[np.bool_], _Seen]:
     """Whether a variance is known, and the variances; harmless numbers where not. Rounding of weighted sums is none."""
     r, v = rate(arms), variance(arms)
     known = v * arms.n * arms.n > _ROUNDING * arms.cc
     r, v = np.where(known, r, 1.0), np.where(known, v, 1.0)
     n = np.where(known, arms.n, 1.0)
-    slope, curve = -2 * (arms.nc - r * arms.nn) / n / n, arms.nn / n / n
-    return known, _Seen(r, v, np.where(known, slope, 0.0), np.where(known, curve, 1.0))
+    slope = np.where(known, -2 * (arms.nc - r * arms.nn) / n / n, 0.0)
+    curve = np.where(known, arms.nn / n / n, 1.0)
+    if values:
+        spread, square = np.where(known, v / curve, 0.0), np.maximum(r * r, 1e-200)
+        of_others = spread[..., None, :] * np.minimum(square[..., :, None] / square[..., None, :], 1.0)
+        v = np.maximum(v, of_others.max(axis=-1) * curve)
+    return known, _Seen(r, v, slope, curve)
 
 
 def _boundary(u: Floats, alpha: float) -> Floats:
@@ -221,11 +236,13 @@ def _angles(seen: _Seen, base: _Seen, alpha: float, tau: float) -> tuple[Floats,
     a = np.arcsin(np.minimum(-short / size, 1.0))
     for _ in range(_MOST_STEPS):
         now = over(a)
-        if (np.abs(now) <= _CLOSE * size).all():
+        # Who has arrived stays: what one experiment gets must not depend on how long others take.
+        far = np.abs(now) > _CLOSE * size
+        if not far.any():
             break
         rise = (now - short) / np.where(a != before, a - before, 1.0)
         rise = np.where(np.abs(rise) > 1e-3 * size, rise, size)
-        before, short, a = a, now, np.clip(a - now / rise, 0.0, np.pi / 2)
+        before, short, a = a, now, np.where(far, np.clip(a - now / rise, 0.0, np.pi / 2), a)
     found = np.abs(over(a)) <= 1e-8 * size
     low, high = np.where(found, middle + side * a, side * np.inf)
     return low, high

@@ -78,7 +78,7 @@ class Stopping(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Probability of being the best that a winner needs (`bayesian`)."""
     expected_loss: Annotated[float, Meta(gt=0, le=1e12)] = 0.001
     """What choosing the winner for good may cost on average, in the metric's unit (both rules)."""
-    least_units: Annotated[int, Meta(ge=2)] = 30
+    least_units: Annotated[int, Meta(ge=2)] = 20
     """Effective units every variant needs before traffic moves and before any verdict but `insufficient-data`."""
     least_outcomes: Annotated[int, Meta(ge=1)] = 20
     """The same for impressions with the outcome, and for those without it."""

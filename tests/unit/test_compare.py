@@ -141,7 +141,7 @@ def test_what_a_person_sees(capsys: pytest.CaptureFixture[str]) -> None:
         (["0", "0"], ["500", "500"], "A: not ready, 0 clicks of 20"),
         (["0", "30"], ["500", "500"], "the control has no clicks"),
         (["500", "500"], ["500", "500"], "0 impressions without a click of 20"),
-        (["1", "1"], ["1", "1"], "effective units of 30"),
+        (["1", "1"], ["1", "1"], "effective units of 20"),
     ],
 )
 def test_what_cannot_be_known_is_null_with_a_reason(

@@ -40,7 +40,7 @@ def snapshot(*cells: StatsCell) -> Snapshot:
     ("cells", "verdict", "words"),
     [
         ([], "no-traffic", "No impression"),
-        ([cell("control", 29, 20), cell("new", 50, 20)], "insufficient-data", "29.0 of the 30 effective slates"),
+        ([cell("control", 19, 10), cell("new", 50, 20)], "insufficient-data", "19.0 of the 20 effective slates"),
         ([cell("control", 210, 19), cell("new", 199, 20)], "insufficient-data", "19 of the 20 × click"),
         ([cell("control", 210, 50), cell("new", 199, 180)], "insufficient-data", "19 of the 20 impressions without"),
         ([cell("control", 5000, 500), cell("new", 5000, 520)], "continue", "new leads"),

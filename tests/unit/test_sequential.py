@@ -199,14 +199,51 @@ def test_the_gate() -> None:
     def arms(units: float, n: float, c: float) -> Moments:
         return moments([units], [n], [c], [n * n / units], [c * c / units], [n * c / units])
 
-    assert ready(arms(30, 90, 40), arms(30, 90, 40)).all()
-    for short in (arms(29, 90, 40), arms(30, 90, 19), arms(30, 90, 71)):
+    assert ready(arms(20, 90, 40), arms(20, 90, 40)).all()
+    for short in (arms(19, 90, 40), arms(20, 90, 19), arms(20, 90, 71)):
         assert not ready(short, short).any()
     # Values: every impression may have one, but they must weigh as much as fifty equal ones.
     counted = arms(60, 60, 60)
     assert ready(counted, counted, values=True).all()
     heavy = counted._replace(cc=counted.c**2 / 49)
     assert not ready(counted, heavy, values=True).any()
+
+
+def test_a_variant_that_met_no_large_value_yet_borrows_the_spread_of_the_other() -> None:
+    # 1,000 units each: spread 4 around a mean of 1 here, 0.01 around 0.5 there.
+    n, mean, spread = 1000.0, np.array([1.0, 0.5]), np.array([4.0, 0.01])
+    arms = moments(n, n, n * mean, n, n * (mean**2 + spread), n * mean)
+    for values, expected in ((False, spread), (True, np.array([4.0, 4.0 * 0.25]))):
+        ends = rate_sequences(arms, values=values)
+        scaled = moments(n, n, n * mean, n, n * (mean**2 + expected), n * mean)
+        for found, wanted in zip(ends, rate_sequences(scaled), strict=True):
+            np.testing.assert_allclose(found, wanted, rtol=1e-12)
+        assert contrasts(arms, 0, values=values).p[1] == pytest.approx(contrasts(scaled, 0).p[1])
+        assert lift_sequences(arms, 0, values=values).high[1] == pytest.approx(lift_sequences(scaled, 0).high[1])
+    # The larger mean does not take more than the other's spread as it is, and values around 0 scale nothing.
+    around_zero = moments(n, n, [1e-9, n], n, [n, 2 * n], [1e-9, n])
+    np.testing.assert_allclose(contrasts(around_zero, 0, values=True).p, contrasts(around_zero, 0).p)
+
+
+def test_heavy_tails_under_an_allocation_that_starves_who_has_no_large_value() -> None:
+    rng = np.random.default_rng(11)
+    cells = Moments(*(np.zeros((RUNS, 2, 2)) for _ in range(6)))
+    percents = np.array([[50.0, 50], [50, 50]])
+    called = np.zeros(RUNS, dtype=bool)
+    for look in range(LOOKS):
+        sums = inverse_propensity(cells, percents) if look else None
+        starve = np.array([[0, 1]] * RUNS) if sums is None else np.argsort(rate(sums), axis=-1)
+        share = np.where(np.arange(2) == starve[:, :1], 5.0, 95.0) if look > 10 else np.full((RUNS, 2), 50.0)
+        units = rng.multinomial(100, share / 100)
+        value = rng.lognormal(-1.125, 1.5, (RUNS, 2, 100)) * (np.arange(100) < units[..., None])
+        n, c, cc = units * 1.0, value.sum(-1), (value**2).sum(-1)
+        w = 100 / share
+        new = Moments(n, w * n, w * c, w * w * n, w * w * cc, w * w * c)
+        cells = Moments(*(old + part[:, None] * np.array([[1.0], [0.0]]) for old, part in zip(cells, new, strict=True)))
+        total = cells.sum(-2)
+        both = ready(total._replace(c=total.units), total, values=True).all(-1)
+        called |= both & (contrasts(total, 0, values=True).p[:, 1] <= 0.05)
+    assert called.mean() <= most(0.035)
 
 
 LOOKS, RUNS = 50, 600
