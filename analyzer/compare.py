@@ -112,8 +112,8 @@ def compare(
     for name, value in (("--planned-effect", planned_effect), ("--planned-value-effect", planned_value_effect)):
         if value is not None and not 0 < value < math.inf:
             raise ConfigError(f"{name}: must be > 0 and finite, got {value}")
-    if not all(0.01 <= part <= _MOST for part in prior):
-        raise ConfigError(f"--prior: both must lie in [0.01, 1e12], got {prior[0]} {prior[1]}")
+    if not all(0.02 <= part <= _MOST for part in prior):
+        raise ConfigError(f"--prior: both must lie in [0.02, 1e12], got {prior[0]} {prior[1]}")
     data = _from_counts(clicks, impressions) if path is None else _from_file(path, control, clicks or impressions)
     if path is None and control is not None:
         raise ConfigError("--control: only with --csv; of counts the first are the control's")

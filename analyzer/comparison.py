@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 
 from analyzer.engine import bayes
-from analyzer.engine.evidence import clustered_rate
+from analyzer.engine.evidence import design_effect
 from analyzer.engine.frequentist import (
     ChiSquare,
     Differences,
@@ -24,7 +24,6 @@ from analyzer.engine.moments import Floats, Moments, effective_units, rate
 from analyzer.engine.multiplicity import holm
 from analyzer.engine.normal import compare_normal, posterior
 from analyzer.engine.sequential import contrasts, lift_sequences, ready
-from sluice.domain.statistics import CellStatistics, OutcomeStatistics
 
 __all__ = ["Asked", "Data", "Figures", "figures"]
 
@@ -114,14 +113,15 @@ class Figures(NamedTuple):
 
 _AGAINST = {
     "difference", "difference_interval", "z", "p_value", "p_value_holm", "cohens_h", "effect_size", "lift",
-    "lift_interval", "observed_power", "p_better", "credible_difference", "credible_lift", "confidence_sequence", "lift_sequence", "always_valid_p",
+    "lift_interval", "observed_power", "p_better", "credible_difference", "credible_lift", "confidence_sequence",
+    "lift_sequence", "always_valid_p",
 }  # fmt: skip
 
 
 def figures(data: Data, asked: Asked) -> Figures:
     """Everything about `data`. Raises ValueError when the sums are impossible."""
     arms, alpha = data.arms, asked.alpha
-    worth = _design_effect(arms) if data.clustered else np.ones(len(data.variants))
+    worth = design_effect(arms) if data.clustered else np.ones(len(data.variants))
     clicks, impressions = arms.c / worth, arms.n / worth
     plain = proportions(arms.c, arms.n, alpha=alpha)
     test: Any = ratios(arms, alpha=alpha) if data.clustered else plain
@@ -248,15 +248,6 @@ def _reasons(data: Data, asked: Asked, ratio: ChiSquare | None) -> list[str]:
                 "The sample ratio is not as expected: something loses or repeats units, do not trust a figure."
             )
     return reasons
-
-
-def _design_effect(arms: Moments) -> Floats:
-    """As a decision computes it, from whole numbers."""
-    found = []
-    for units, n, c, nn, cc, nc in zip(*(_whole(part) for part in arms), strict=True):
-        cell = CellStatistics(units, n, nn, {"click": OutcomeStatistics(c, cc, nc)})
-        found.append(clustered_rate(cell, "click").design_effect)
-    return np.array(found)
 
 
 def _number(value: Any) -> Number:
