@@ -99,7 +99,10 @@ def inverse_propensity(cells: Moments, percent: ArrayLike) -> Moments:
 
 
 def rate(arms: Moments) -> Floats:
-    """R = Σwc / Σwn, (…, k); nan without impressions."""
+    """R = Σwc / Σwn, (…, k); nan without impressions.
+
+    As R makes Σw(c − Rn) vanish, it is also the augmented estimate (AIPW) whose outcome model is the arm's own rate.
+    """
     shown = arms.n > 0
     return np.where(shown, arms.c / np.where(shown, arms.n, 1.0), np.nan)
 
