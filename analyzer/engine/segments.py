@@ -61,13 +61,12 @@ def compare_segments(experiment: Experiment, sums: Iterable[SegmentSums], digits
     ]
     arms = Moments(*np.moveaxis(np.array(numbers, dtype=np.float64), -1, 0))
     enough = effective_units(arms) >= experiment.stopping.least_units
+    values = experiment.measure == "value"
     # Two arms at a time: the correction for many comparisons comes afterwards, over all of them.
     found = []
     for place, name in enumerate(names[1:], start=1):
         pair = Moments(*(part[:, [0, place]] for part in arms))
-        against = contrasts(
-            pair, 0, alpha=experiment.stopping.alpha, tau=experiment.planned_effect, values=experiment.measure == "value"
-        )
+        against = contrasts(pair, 0, alpha=experiment.stopping.alpha, tau=experiment.planned_effect, values=values)
         for row, (key, value) in enumerate(whole):
             if enough[row, 0] and enough[row, place] and against.variance[row, 1] > 0:
                 interval = (float(against.low[row, 1]), float(against.high[row, 1]))

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import msgspec
 import pytest
+import yaml
 
-from sluice.domain.experiment import load_experiment, load_experiments
+from sluice.domain.experiment import Bandit, Experiment, Stopping, load_experiment, load_experiments
 from sluice.errors import ConfigError
 
 TWO = "variants: [{name: a}, {name: b}]"
@@ -69,3 +73,46 @@ def test_what_a_file_may_say_survives_the_topic() -> None:
     text = f"name: x\nseed: 9223372036854775807\n{bandit}\nsegments: [age]\n{TWO}"
     (experiment,) = load_experiments(text, "file.yaml")
     assert load_experiment(msgspec.json.encode(experiment)) == experiment
+
+
+def test_the_documented_experiment_shows_every_option_with_its_default() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "experiments.md").read_text()
+    small, whole = (load_experiments(block, "page")[0] for block in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL))
+    assert [variant.name for variant in small.variants] == ["random", "affinity"]
+    written = yaml.safe_load(re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)[1])
+    for part, kind in ((written, Experiment), (written["bandit"], Bandit), (written["stopping"], Stopping)):
+        assert set(part) == set(kind.__struct_fields__)
+    assert whole.bandit == small.bandit
+    assert msgspec.structs.replace(whole.stopping, planned_effect=None) == small.stopping
+    assert whole.planned_effect == small.planned_effect
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("guardrails: [{outcome: error}]", "Object missing required field `margin`"),
+        ("guardrails: [{outcome: error, margin: 0}]", "guardrails[0].margin: 0"),
+        (
+            "guardrails: [{outcome: e, margin: 0.1, better: big}]",
+            "guardrails[0].better: 'big': allowed are higher, lower",
+        ),
+        (
+            "guardrails: [{outcome: e, margin: 0.1}, {outcome: e, margin: 0.2}]",
+            "guardrails[1].outcome: 'e' is used twice",
+        ),
+        ("measure: money", "measure: 'money': allowed are rate, value"),
+        ("measure: value", "stopping.planned_effect: missing"),
+        ("bandit: {half_life_s: 5, window_s: 5}", "bandit.window_s: allowed is either"),
+        (
+            "{measure: value, stopping: {planned_effect: 1}, bandit: {window_s: 5}}",
+            "are for rates, not for `measure: value`",
+        ),
+        ("stopping: {rule: gut}", "stopping.rule: 'gut': allowed are sequential, bayesian"),
+    ],
+)
+def test_a_mistake_in_what_is_measured_is_one_line(text: str, said: str) -> None:
+    parts = yaml.safe_load(text)
+    with pytest.raises(ConfigError) as caught:
+        load_experiments(yaml.safe_dump({"name": "x", **yaml.safe_load(TWO), **parts}), "file")
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
