@@ -23,16 +23,13 @@ from analyzer.engine.lift import lifts as credible_lifts
 from analyzer.engine.moments import Floats, Moments, effective_units, rate
 from analyzer.engine.multiplicity import holm
 from analyzer.engine.normal import compare_normal, posterior
-from analyzer.engine.sequential import contrasts, lift_sequences, ready
+from analyzer.engine.sequential import LEAST_OUTCOMES, LEAST_UNITS, contrasts, lift_sequences, ready
 
 __all__ = ["Asked", "Data", "Figures", "figures"]
 
 Number: TypeAlias = float | None
 """None stands for what cannot be known (nan, infinity): JSON has no word for it"""
 Range: TypeAlias = tuple[Number, Number]
-
-LEAST_UNITS, LEAST_OUTCOMES = 20, 20
-"""The gate of a decision: before it the normal limit cannot be relied on"""
 
 
 class Asked(NamedTuple):
@@ -133,7 +130,7 @@ def figures(data: Data, asked: Asked) -> Figures:
     sequence = contrasts(arms, 0, alpha=alpha, tau=asked.planned_effect)
     lifts = lift_sequences(arms, 0, alpha=alpha, tau=asked.planned_effect)
     square = chi_square(clicks, impressions)
-    passed = ready(arms, arms, least_units=LEAST_UNITS, least_outcomes=LEAST_OUTCOMES)
+    passed = ready(arms, arms)
     ratio = share_test(arms.units, asked.expected_shares) if asked.expected_shares else None
     words = [None if h is None else magnitude(h) for h in _against(plain.cohens_h)]
     return Figures(

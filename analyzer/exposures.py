@@ -14,7 +14,7 @@ from array import array
 from collections.abc import Callable
 
 import msgspec
-import pyarrow as pa  # type: ignore[import-untyped]
+import pyarrow as pa
 from msgspec import Struct
 
 from sluice.adapters.reader import TopicReader

@@ -66,7 +66,7 @@ def _sums(index: NDArray[np.int64], n: Floats, c: Floats, k: int) -> Moments:
 
 
 def _table(path: Path) -> Any:
-    import pyarrow as pa  # type: ignore[import-untyped]
+    import pyarrow as pa
     from pyarrow import csv
 
     try:

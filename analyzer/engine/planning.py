@@ -18,7 +18,7 @@ from scipy.special import log_ndtr, ndtr, ndtri
 
 from analyzer.engine.frequentist import rejection_probability
 from analyzer.engine.moments import Floats
-from analyzer.engine.sequential import half_width
+from analyzer.engine.sequential import LEAST_OUTCOMES, LEAST_UNITS, half_width
 
 __all__ = [
     "CONVENTIONS",
@@ -46,9 +46,6 @@ _MOST = 1e15
 
 _LEAST_EFFECT = 1e-12
 """Of a rate, or in standard deviations: below, not even so many units would do"""
-
-_LEAST_UNITS, _LEAST_OUTCOMES = 30.0, 20.0
-"""The gate of `sequential.ready`"""
 
 _FACTOR = 1e6
 """Largest ratio of arms and largest design effect, so that every number stays a number"""
@@ -230,25 +227,25 @@ def detectable_effect(
 
 def _behind_gate(design: Design, n: float, found: float, direction: int) -> float | None:
     """The smallest effect ≥ found with which both arms are expected to pass the gate. None if there is none."""
-    if n * min(design.ratio, 1.0) < _LEAST_UNITS * design.design_effect:
+    if n * min(design.ratio, 1.0) < LEAST_UNITS * design.design_effect:
         return None
     if design.deviation is not None:
         return found
     p = design.baseline if direction > 0 else 1 - design.baseline
-    if n * min(p, 1 - p) < _LEAST_OUTCOMES:
+    if n * min(p, 1 - p) < LEAST_OUTCOMES:
         return None
-    needed = _LEAST_OUTCOMES / (n * design.ratio) * (1 + 1e-9)
+    needed = LEAST_OUTCOMES / (n * design.ratio) * (1 + 1e-9)
     found = max(found, needed - p)
     return found if found <= 1 - p - needed else None
 
 
 def _least(design: Design) -> float:
     """Units of the control arm below which the gate `sequential.ready` is expected to be closed in some arm."""
-    least = _LEAST_UNITS * design.design_effect * max(1.0, 1 / design.ratio)
+    least = LEAST_UNITS * design.design_effect * max(1.0, 1 / design.ratio)
     if design.deviation is not None:
         return least
     arms = (design.baseline, 1.0), (design.baseline + design.effect, design.ratio)
-    return max(least, *(_LEAST_OUTCOMES / (min(p, 1 - p) * times) for p, times in arms))
+    return max(least, *(LEAST_OUTCOMES / (min(p, 1 - p) * times) for p, times in arms))
 
 
 def _smallest(power: Callable[[float], float], wanted: float, start: float) -> float:

@@ -23,8 +23,21 @@ from numpy.typing import ArrayLike, NDArray
 
 from analyzer.engine.moments import Floats, Moments, effective_units, rate, variance
 
-__all__ = ["Contrasts", "Interval", "Lifts", "contrasts", "half_width", "lift_sequences", "rate_sequences", "ready"]
+__all__ = [
+    "LEAST_OUTCOMES",
+    "LEAST_UNITS",
+    "Contrasts",
+    "Interval",
+    "Lifts",
+    "contrasts",
+    "half_width",
+    "lift_sequences",
+    "rate_sequences",
+    "ready",
+]
 
+LEAST_UNITS, LEAST_OUTCOMES = 20, 20
+"""The gate: effective units of every variant, and its impressions with and without the outcome"""
 PLANNED_EFFECT = 0.05
 """τ when the experiment plans no effect: where the interval is tightest, in absolute rate"""
 
@@ -168,7 +181,12 @@ def lift_sequences(
 
 
 def ready(
-    raw: Moments, weighted: Moments, *, least_units: float = 20, least_outcomes: float = 20, values: bool = False
+    raw: Moments,
+    weighted: Moments,
+    *,
+    least_units: float = LEAST_UNITS,
+    least_outcomes: float = LEAST_OUTCOMES,
+    values: bool = False,
 ) -> NDArray[np.bool_]:
     """Whether a variant has enough for the normal limit: effective units, outcomes and impressions without, (…, k).
 

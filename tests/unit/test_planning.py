@@ -101,8 +101,8 @@ def test_a_detectable_effect_has_passed_the_gate() -> None:
     assert detectable_effect(design, 1999, sequential=True) is None
     assert detectable_effect(design._replace(ratio=1.0), 2000, sequential=True, direction=-1) is None
     mean = Design(0.0, 1.0, deviation=1.0)
-    assert detectable_effect(mean, 29, sequential=True) is None
-    assert detectable_effect(mean, 30, sequential=True) is not None
+    assert detectable_effect(mean, 19, sequential=True) is None
+    assert detectable_effect(mean, 20, sequential=True) is not None
 
 
 def test_a_design_effect_multiplies_and_arms_share() -> None:
