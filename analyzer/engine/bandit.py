@@ -56,8 +56,8 @@ def top_two(p_best: ArrayLike, first: float = 0.5) -> Floats:
         return np.ones_like(p)
     # 1 − pⱼ as the sum of the others: the difference would lose all digits near 1.
     other = np.where(np.eye(p.shape[-1], dtype=bool), 0.0, p[..., None, :]).sum(axis=-1)
-    # Nobody else was ever the best: then the second is anyone else, all alike.
-    lost = other <= 0.0
+    # Where nobody else is ever the best, the second is anyone else, all alike.
+    lost = other <= 1e-300
     again = np.where(lost, 0.0, p / np.where(lost, 1.0, other))
     second = p * (again.sum(axis=-1, keepdims=True) - again)
     second += lost.any(axis=-1, keepdims=True) * np.where(lost, 0.0, 1.0 / (p.shape[-1] - 1))

@@ -73,12 +73,16 @@ def break_points(a: Floats, b: Floats, heights: Floats) -> Floats:
 
 
 def drop(u: Floats, a: Floats, b: Floats) -> Floats:
-    """D(u) ≥ 0: how far the log density at u lies below its top. Without cancellation on either side of the top."""
+    """D(u) ≥ 0: how far the log density at u lies below its top. Without cancellation near the top or far from it."""
     away = u - np.log(a / b)
-    towards = np.where(away < 0, a, b)
+    left = away < 0
     np.abs(away, out=away)
     total = a + b
-    return np.asarray(away * towards + total * np.log1p(towards / total * np.expm1(-away)), dtype=np.float64)
+    share = np.where(left, a, b) / total
+    near = share * np.expm1(-away)
+    # Where 1 + near is about 0 it is the sum of two small numbers instead.
+    rest = np.where(near > -0.5, np.log1p(near), np.log(np.where(left, b, a) / total + share * np.exp(-away)))
+    return np.asarray(total * (away * share + rest), dtype=np.float64)
 
 
 def _compare(a: Floats, b: Floats) -> Comparison:

@@ -105,10 +105,10 @@ def beta_distribution(x: Floats, a: Floats, b: Floats) -> Floats:
     total = a + b
     mean = a / total
     large = np.minimum(a, b) >= _LARGE
-    inside = np.clip(x, 0.0, 1.0)
+    x = np.clip(x, 0.0, 1.0)
     out = np.empty(x.shape)
     few = ~large
-    out[few] = betainc(a[few], b[few], inside[few])
+    out[few] = betainc(a[few], b[few], x[few])
     if large.any():
         e, a, b, total, mean = (v[large] for v in (x - mean, a, b, total, mean))
         up, down = e / mean, -e / (1.0 - mean)
@@ -177,7 +177,7 @@ class _Pairs:
         move = (lift * sign)[..., None]
         x = self.x[rows] * np.exp(move) if self.relative else self.x[rows] + move
         a, b = (np.broadcast_to(v[rows], x.shape) for v in self.wide)
-        below = (self.weights[rows] * beta_distribution(x, a, b)).sum(axis=-1)
+        below = np.minimum((self.weights[rows] * beta_distribution(x, a, b)).sum(axis=-1), 1.0)
         return np.asarray(np.where(sign > 0, below, 1.0 - below), dtype=np.float64)
 
 

@@ -23,8 +23,8 @@ from analyzer.engine.quadrature import HEIGHTS, POSITIONS, Comparison, chunks, c
 
 __all__ = ["Normals", "compare_normal", "lifts_normal", "posterior", "rope_normal"]
 
-SMALLEST, LARGEST = 1e-200, 1e200
-"""Variances outside are taken for 0 and refused"""
+SMALLEST, LARGEST, FARTHEST = 1e-60, 1e60, 1e40
+"""Allowed variances, and means"""
 
 _POINTS: Floats = np.concatenate([-HEIGHTS, HEIGHTS])
 
@@ -59,7 +59,7 @@ def compare_normal(mean: ArrayLike, variance: ArrayLike) -> Comparison:
     """P(best) and expected loss, in the unit of the mean, of independent Normal(mean, variance) arms, (…, k) each.
 
     Absolute error below 1e-9 of P(best), below 1e-9 standard deviations of the loss. Raises ValueError when a mean is
-    not finite or a variance not positive and finite. Variances may differ by up to a factor of 1e24.
+    not finite or a variance not positive and finite.
     """
     m, v = _parameters(mean, variance)
     *lead, k = m.shape
@@ -111,25 +111,27 @@ def _parameters(mean: ArrayLike, variance: ArrayLike) -> tuple[Floats, Floats]:
     m, v = np.broadcast_arrays(np.asarray(mean, dtype=np.float64), np.asarray(variance, dtype=np.float64))
     if m.ndim == 0 or m.shape[-1] == 0:
         raise ValueError(f"mean: at least one arm is needed, got shape {m.shape}")
-    if not np.isfinite(m).all():
-        raise ValueError(f"mean: must be finite, got {m.tolist()}")
-    if not ((v > 0) & np.isfinite(v)).all():
-        raise ValueError(f"variance: must be positive and finite, got {v.tolist()}")
+    if not (np.abs(m) <= FARTHEST).all():
+        raise ValueError(f"mean: must be finite, at most {FARTHEST:g}, got {m.tolist()}")
+    if not ((v >= SMALLEST) & (v <= LARGEST)).all():
+        raise ValueError(f"variance: must lie in [{SMALLEST:g}, {LARGEST:g}], got {v.tolist()}")
     return m, v
 
 
 def _compare(mean: Floats, sd: Floats) -> Comparison:
-    """(e, k) each. In units of the smallest deviation from the largest mean, so that doubles resolve every arm."""
-    top = mean.max(axis=-1, keepdims=True)
+    """(e, k) each. In units of the largest deviation from the largest mean, where doubles resolve best."""
     unit = sd.max(axis=-1, keepdims=True)
-    mean, sd = (mean - top) / unit, sd / unit
-    points = mean[..., None] + sd[..., None] * _POINTS
+    away = (mean - mean.max(axis=-1, keepdims=True)) / unit
+    # A million deviations below nobody wins, and a billionth of the distance is as good as a point.
+    place = np.maximum(away, -1e6)
+    sd = np.maximum(sd / unit, np.maximum(-place * 1e-9, 1e-60))
+    points = place[..., None] + sd[..., None] * _POINTS
     middle, half = segments(points.reshape(len(mean), _POINTS.size * mean.shape[1]))
     x = middle[..., None] + half[..., None] * POSITIONS
-    density = x[:, None] - mean[:, :, None, None]
+    density = x[:, None] - place[:, :, None, None]
     density *= (1.0 / sd)[:, :, None, None]
     density *= density
     density *= -0.5
     np.exp(density, out=density)
-    found = compare_densities(density, half, x, mean)
+    found = compare_densities(density, half, x, away)
     return found._replace(expected_loss=found.expected_loss * unit)

@@ -51,6 +51,7 @@ def test_top_two_of_a_certain_leader_still_explores() -> None:
     assert bandit.top_two([1.0, 0.0, 0.0]).tolist() == [0.5, 0.25, 0.25]
     assert bandit.top_two([1 - 1e-13, 0.75e-13, 0.25e-13]) == pytest.approx([0.5, 0.375, 0.125], rel=1e-3)
     assert bandit.top_two([1.0]).tolist() == [1]
+    assert bandit.top_two([1.0, 1e-320]).tolist() == [0.5, 0.5]
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -197,6 +197,16 @@ def test_an_experiment_gets_the_same_bytes_alone_and_among_others(k: int) -> Non
         assert in_a_row.p_best[0].tobytes() == together.p_best[place].tobytes()
 
 
+def test_any_allowed_parameters_give_probabilities() -> None:
+    """Narrow arms far out, beside wide ones: the change of a log density over a segment is a difference of 1e10s."""
+    rng = np.random.default_rng(0)
+    alpha, beta = 10 ** rng.uniform(np.log10(0.02), 13, (2, 4000, 3))
+    found = compare(alpha, beta)
+    assert found.error.max() < 1e-6
+    assert found.p_best.min() >= 0
+    assert np.isfinite(found.expected_loss).all()
+
+
 def test_no_experiments_give_no_results() -> None:
     assert compare(np.ones((0, 3)), np.ones((0, 3))).p_best.shape == (0, 3)
 

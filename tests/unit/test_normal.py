@@ -67,6 +67,14 @@ def test_an_experiment_gets_the_same_bytes_alone_and_among_others() -> None:
         assert alone.expected_loss.tobytes() == together.expected_loss[e].tobytes()
 
 
+def test_arms_far_apart_and_of_any_width_give_probabilities() -> None:
+    rng = np.random.default_rng(0)
+    m = rng.normal(size=(500, 4)) * 10 ** rng.uniform(-6, 12, (500, 1))
+    found = compare_normal(m, 10 ** rng.uniform(-12, 12, (500, 4)))
+    assert found.error.max() < 1e-9
+    assert np.isfinite(found.expected_loss).all()
+
+
 def values(units: int, seed: int) -> Moments:
     rng = np.random.default_rng(seed)
     n = rng.integers(1, 9, units).astype(float)
