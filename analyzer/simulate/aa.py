@@ -23,7 +23,8 @@ __all__ = ["BASE", "DIFFERENCE", "calls", "planted", "report", "settings"]
 BASE = 0.72
 """Planted rate of both variants"""
 DIFFERENCE = 0.10
-"""Planted beside it, to see whether the rule can speak"""
+"""Planted beside it, to see whether the rule can speak; half of the rate where that is less"""
+_LOW_RATE = 0.02
 _VALUE_RATE, _SIGMA = 0.30, 1.5
 
 
@@ -33,7 +34,9 @@ def settings(log: Log, looks: int, alpha: float) -> dict[str, Setting]:
     user = replace(slate, unit="user", log=log, concentration=log.concentration)
     # τ is the planned effect: five points of buyers, who buy for 1 on average.
     values = replace(slate, rates=(_VALUE_RATE, _VALUE_RATE), sigma=_SIGMA, tau=0.05)
+    low = replace(slate, rates=(_LOW_RATE, _LOW_RATE), slates=2 * slate.slates)
     found = {"slate": slate, "slate, thompson": replace(slate, policy=Policy())}
+    found |= {"slate, rate 2 %": low, "slate, rate 2 %, thompson": replace(low, policy=Policy())}
     for users in sorted({min(users, log.users) for users in (200, 600)}):
         found[f"{users} users"] = replace(user, users=users)
         found[f"{users} users, thompson"] = replace(user, users=users, policy=Policy())
@@ -51,7 +54,8 @@ def planted(setting: Setting) -> Setting:
     if setting.recorded:
         assert setting.log is not None
         return replace(setting, recorded=(0, len(setting.log.variants) - 1))
-    return replace(setting, rates=(setting.rates[0], setting.rates[1] + DIFFERENCE))
+    first, second = setting.rates
+    return replace(setting, rates=(first, second + min(DIFFERENCE, second / 2)))
 
 
 def calls(setting: Setting, runs: int, rng: np.random.Generator) -> Result:
