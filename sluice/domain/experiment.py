@@ -34,7 +34,7 @@ MAX_FILE_BYTES = 1_000_000
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}\Z")
 
 MAX_TTL_S = 10 * 365 * 24 * 3600
-Weight = Annotated[float, Meta(gt=0, le=1e12)]
+Weight = Annotated[float, Meta(ge=0.02, le=1e12)]
 
 
 class Variant(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
