@@ -258,13 +258,14 @@ def best_of(measure: str, posterior: tuple[Floats, Floats]) -> Comparison:
 
 def _numbers(sums: CellStatistics, outcome: str, measure: str) -> tuple[float, ...]:
     """G, Σn, Σc, Σn², Σc², Σnc of one cell, and its counted outcomes; c is the value where values are compared."""
-    of = sums.outcome(outcome)
+    of = sums.outcomes.get(outcome)
+    units, n, nn = sums.units, sums.impressions, sums.impressions_squared
+    if of is None:
+        return units, n, 0.0, nn, 0.0, 0.0, 0.0
     if measure == "rate":
-        second = (of.count, of.count_squared, of.count_impressions)
-    else:
-        scale = float(VALUE_SCALE)
-        second = (of.value / scale, of.value_squared / scale**2, of.value_impressions / scale)  # type: ignore[assignment]
-    return (sums.units, sums.impressions, second[0], sums.impressions_squared, *second[1:], of.count)
+        return units, n, of.count, nn, of.count_squared, of.count_impressions, of.count
+    scale = VALUE_SCALE
+    return units, n, of.value / scale, nn, of.value_squared / scale**2, of.value_impressions / scale, of.count
 
 
 @lru_cache(maxsize=10_000)
