@@ -64,7 +64,7 @@ def calls(setting: Setting, runs: int, rng: np.random.Generator) -> Result:
     first = {name: np.full(runs, never) for name in ("called", "called_naive", "spoke")}
     for look, now in enumerate(watch(setting, runs, rng)):
         spoke = now.ready.all(axis=1)
-        rule = contrasts(now.weighted, 0, alpha=setting.alpha, tau=setting.tau)
+        rule = contrasts(now.weighted, 0, alpha=setting.alpha, tau=setting.tau, values=setting.values)
         events = {
             "spoke": spoke,
             "called": spoke & (rule.p[:, 1] <= setting.alpha),
