@@ -1,12 +1,12 @@
 """Comparisons that stay right however often somebody looks: asymptotic confidence sequences on weighted rates.
 
-A value R₀ of a rate is rejected when (R − R₀)² > b²·V(R₀), where V(R₀) = Σw²(c − R₀n)² / (Σwn)² is the variance seen
-from R₀ and b the boundary of a normal mixture. With the variance seen from R itself in its place (`half_width`) it is
-the usual asymptotic confidence sequence, and both agree in the limit. But where few units carry the weight, the unit
-that moves R also pulls the centre of the residuals along, V̂ comes out too small just when R is far off, and false
-alarms follow (docs/statistics.md has both measured). Seen from R₀ the terms w(c − R₀n) are martingale differences
-whatever the allocation did, and V(R₀) is their own quadratic variation: the sum is self-normalised. As a sum of k
-terms is at most √k times their norm, no interval is finite before there are b² effective units.
+A value R₀ of a rate is rejected when (R − R₀)² > b²·V(R₀), where V(R₀) is the variance seen from R₀ and b the
+boundary of a normal mixture. With the variance seen from R itself in its place (`half_width`) that is the usual
+asymptotic confidence sequence, and both agree in the limit. But where few units carry the weight, the unit that moves
+R also pulls the centre of the residuals along, V̂ comes out too small just when R is far off, and false alarms follow
+(docs/statistics.md has both measured). Σw²(c − R₀n)² / (Σwn)², seen from R₀, does not: the terms w(c − R₀n) are
+martingale differences whatever the allocation did, and this is their own quadratic variation, so that the sum is
+self-normalised. What units of rate R₀ would do, but those of rate R did not, is added: clicks vary by R₀(1 − R₀).
 
 Library: numpy. Sources: Waudby-Smith, Arbour, Sinha, Kennedy, Ramdas 2024 (asymptotic confidence sequences); Robbins
 1970 (normal mixture); Wilson 1927 (variance under the hypothesis); de la Peña, Klass, Lai 2004 (self-normalised
@@ -190,14 +190,18 @@ def ready(
 ) -> NDArray[np.bool_]:
     """Whether a variant has enough for the normal limit: effective units, outcomes and impressions without, (…, k).
 
-    raw.c counts outcomes. values: weighted.c sums their values. These may have a heavy tail, which sums of squares show
-    only as few large units: the values then must weigh as much as `LEAST_VALUES` equal ones, (Σwv)² / Σw²v², instead of
-    impressions without an outcome. Values of both signs that cancel do not get there.
+    raw.c counts outcomes. They count as much as units do: by the part of effective units that unequal weights leave.
+
+    values: weighted.c sums their values. These may have a heavy tail, which sums of squares show only as few large
+    units: the values then must weigh as much as `LEAST_VALUES` equal ones, (Σwv)² / Σw²v², instead of impressions
+    without an outcome. Values of both signs that cancel do not get there.
     """
-    enough = (effective_units(weighted) >= least_units) & (raw.c >= least_outcomes)
+    effective, unweighted = effective_units(weighted), effective_units(raw)
+    left = np.minimum(effective / np.where(unweighted > 0, unweighted, 1.0), 1.0)
+    enough = (effective >= least_units) & (raw.c * left >= least_outcomes)
     if values:
         return enough & (weighted.c * weighted.c >= LEAST_VALUES * weighted.cc)
-    return enough & (raw.n - raw.c >= least_outcomes)
+    return enough & ((raw.n - raw.c) * left >= least_outcomes)
 
 
 def _seen(arms: Moments, values: bool) -> tuple[NDArray[np.bool_], _Seen]:
@@ -212,6 +216,10 @@ def _seen(arms: Moments, values: bool) -> tuple[NDArray[np.bool_], _Seen]:
         spread, square = np.where(known, v / curve, 0.0), np.maximum(r * r, 1e-200)
         of_others = spread[..., None, :] * np.minimum(square[..., :, None] / square[..., None, :], 1.0)
         v = np.maximum(v, of_others.max(axis=-1) * curve)
+    else:
+        # Clicks of a rate R₀ vary by R₀(1 − R₀), not by what they do at R; its square in x is covered by `curve`.
+        within = known & (r > 0) & (r < 1)
+        slope += np.where(within, v * (1 - 2 * r) / np.where(within, r * (1 - r), 1.0), 0.0)
     return known, _Seen(r, v, slope, curve)
 
 

@@ -60,18 +60,23 @@ def test_without_a_variance_a_half_width_is_nothing_or_everything(v: float) -> N
     assert float(half_width(v, 0.05)) == (0 if v == 0 else math.inf)
 
 
-def test_the_ends_of_a_rate_are_rejected_by_the_units_residuals_as_seen_from_there() -> None:
+def seen_from(n: Floats, c: Floats, r0: float) -> float:
+    """Variance of the rate of units (size,) as seen from r0: their residuals, and the change of R(1 − R)."""
+    size, r = len(n), c.sum() / n.sum()
+    own = ((c - r * n) ** 2).sum() / n.sum() ** 2
+    v = own * size / (size - 1)
+    residuals = ((c - r0 * n) ** 2).sum() / n.sum() ** 2
+    return float(residuals - own + v + v * (1 - 2 * r) * (r0 - r) / (r * (1 - r)))
+
+
+def test_the_ends_of_a_rate_are_rejected_by_the_variance_seen_from_there() -> None:
     n, c = users(np.random.default_rng(3), 60, [0.3, 0.7])
     arms = summed(n[0], c[0])
-    found = rate_sequences(arms)
-    v = variance(arms)
-    b2 = half_width(v, 0.05) ** 2 / v
-    for ends in found:
+    b2 = half_width(variance(arms), 0.05) ** 2 / variance(arms)
+    for ends in rate_sequences(arms):
         for k in range(2):
-            from_there = ((c[0, k] - ends[k] * n[0, k]) ** 2).sum() / n[0, k].sum() ** 2
-            # Of the residuals' squares only the part around the rate itself carries G / (G − 1).
-            from_there += v[k] / 60
-            assert (rate(arms)[k] - ends[k]) ** 2 == pytest.approx(b2[k] * from_there, rel=1e-9)
+            away = (rate(arms)[k] - ends[k]) ** 2
+            assert away == pytest.approx(b2[k] * seen_from(n[0, k], c[0, k], ends[k]), rel=1e-9)
 
 
 def test_many_equal_units_give_the_usual_confidence_sequence() -> None:
@@ -101,29 +106,41 @@ def test_interval_p_value_and_lift_reject_the_same(seed: int, size: int, a: floa
 
 
 def test_the_ends_of_a_lift_are_ratios_whose_contrast_is_just_rejected() -> None:
-    # Rates and variances of a multiple of the control: counting every click of the control 1 + lift times.
     n, c = users(np.random.default_rng(4), 300, [0.4, 0.5])
     arms = summed(n[0], c[0])
+    (r0, r), (v0, v) = rate(arms), variance(arms)
     found = lift_sequences(arms, 0)
-    assert found.estimate[1] == pytest.approx(rate(arms)[1] / rate(arms)[0] - 1)
+    assert found.estimate[1] == pytest.approx(r / r0 - 1)
     for end in (found.low[1], found.high[1]):
         ratio = 1 + end
-        scaled = summed(n[0], c[0] * np.array([[ratio], [1.0]]))
+        off, total = r - ratio * r0, v + ratio**2 * v0
+        # Both rates move, each by its part of the variance, until their ratio is this one.
+        seen = seen_from(n[0, 1], c[0, 1], r - off * v / total)
+        seen += ratio**2 * seen_from(n[0, 0], c[0, 0], r0 + off * ratio * v0 / total)
         tau = 0.05 * math.sqrt((1 + ratio**2) / 2)
-        assert contrasts(scaled, 0, tau=tau).p[1] == pytest.approx(0.05, rel=1e-6)
+        assert off**2 == pytest.approx(seen * float(half_width(total, 0.05, tau)) ** 2 / total, rel=1e-6)
 
 
-def test_a_control_whose_rate_may_be_zero_leaves_the_lift_open() -> None:
-    found = lift_sequences(moments(400, 400, [2, 30]), 0)
-    assert found.high[1] == math.inf
-    assert found.estimate[1] == pytest.approx(14)
+def test_a_control_whose_mean_may_be_zero_leaves_the_lift_open() -> None:
+    arms = moments(400, 400, [2, 30])
+    assert lift_sequences(arms, 0, values=True).high[1] == math.inf
+    # Two clicks exclude a rate of 0.
+    assert 50 < lift_sequences(arms, 0).high[1] < math.inf
+    assert lift_sequences(arms, 0).estimate[1] == pytest.approx(14)
 
 
 def test_units_of_a_value_scale_with_it() -> None:
     n, c = users(np.random.default_rng(5), 100, [0.4, 0.5])
-    one, thousand = (contrasts(summed(n, c * f), 0, tau=0.05 * f) for f in (1.0, 1000.0))
+    one, thousand = (contrasts(summed(n, c * f), 0, tau=0.05 * f, values=True) for f in (1.0, 1000.0))
     np.testing.assert_allclose(thousand.p, one.p, rtol=1e-9)
     np.testing.assert_allclose(thousand.low, 1000 * one.low, rtol=1e-9)
+
+
+def test_clicks_and_their_absence_are_treated_alike() -> None:
+    n, c = users(np.random.default_rng(7), 80, [0.1, 0.2], runs=20)
+    clicks, none = contrasts(summed(n, c), 0), contrasts(summed(n, n - c), 0)
+    np.testing.assert_allclose(none.p, clicks.p, rtol=1e-9)
+    np.testing.assert_allclose(none.low, -clicks.high, rtol=1e-9, atol=1e-15)
 
 
 def test_experiments_side_by_side_are_the_experiments_one_by_one() -> None:
@@ -202,6 +219,11 @@ def test_the_gate() -> None:
     assert ready(arms(20, 90, 40), arms(20, 90, 40)).all()
     for short in (arms(19, 90, 40), arms(20, 90, 19), arms(20, 90, 71)):
         assert not ready(short, short).any()
+    # Half of the effective units are lost to unequal weights, and half of the outcomes with them.
+    many = arms(200, 600, 39)
+    assert ready(many, many).all()
+    assert not ready(many, many._replace(nn=2 * many.nn)).any()
+    assert ready(many._replace(c=np.array([40.0])), many._replace(nn=2 * many.nn)).all()
     # Values: every impression may have one, but they must weigh as much as fifty equal ones.
     counted = arms(60, 60, 60)
     assert ready(counted, counted, values=True).all()
@@ -213,16 +235,19 @@ def test_a_variant_that_met_no_large_value_yet_borrows_the_spread_of_the_other()
     # 1,000 units each: spread 4 around a mean of 1 here, 0.01 around 0.5 there.
     n, mean, spread = 1000.0, np.array([1.0, 0.5]), np.array([4.0, 0.01])
     arms = moments(n, n, n * mean, n, n * (mean**2 + spread), n * mean)
-    for values, expected in ((False, spread), (True, np.array([4.0, 4.0 * 0.25]))):
-        ends = rate_sequences(arms, values=values)
-        scaled = moments(n, n, n * mean, n, n * (mean**2 + expected), n * mean)
-        for found, wanted in zip(ends, rate_sequences(scaled), strict=True):
-            np.testing.assert_allclose(found, wanted, rtol=1e-12)
-        assert contrasts(arms, 0, values=values).p[1] == pytest.approx(contrasts(scaled, 0).p[1])
-        assert lift_sequences(arms, 0, values=values).high[1] == pytest.approx(lift_sequences(scaled, 0).high[1])
-    # The larger mean does not take more than the other's spread as it is, and values around 0 scale nothing.
-    around_zero = moments(n, n, [1e-9, n], n, [n, 2 * n], [1e-9, n])
-    np.testing.assert_allclose(contrasts(around_zero, 0, values=True).p, contrasts(around_zero, 0).p)
+    borrowed = np.array([4.0, 4.0 * 0.25])
+    scaled = moments(n, n, n * mean, n, n * (mean**2 + borrowed), n * mean)
+    for found, wanted in zip(rate_sequences(arms, values=True), rate_sequences(scaled, values=True), strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=1e-12)
+    with_it, without = rate_sequences(arms, values=True), rate_sequences(arms)
+    assert (with_it.high - with_it.low)[1] > 5 * (without.high - without.low)[1]
+    # The larger mean does not take more than the other's spread as it is, and a mean of 0 takes nothing.
+    around_zero = moments(n, n, [1e-9, 2 * n], n, [n, 5 * n], [1e-9, 2 * n])
+    together = rate_sequences(around_zero, values=True)
+    for arm in range(2):
+        alone = rate_sequences(Moments(*(part[arm : arm + 1] for part in around_zero)), values=True)
+        assert together.low[arm] == pytest.approx(alone.low[0], rel=1e-9)
+        assert together.high[arm] == pytest.approx(alone.high[0], rel=1e-9)
 
 
 LOOKS, RUNS = 50, 600
