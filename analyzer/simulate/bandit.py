@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from analyzer.simulate.blocks import Result
-from analyzer.simulate.log import Log
+from analyzer.simulate.log import Ints, Log
 from analyzer.simulate.policies import POLICIES, Policy
 from analyzer.simulate.report import Curve, Report, mean_interval
 from analyzer.simulate.settings import Setting, watch
@@ -40,7 +40,7 @@ def regret(setting: Setting, runs: int, rng: np.random.Generator) -> Result:
     """Clicks given away up to each look, and by an equal split of the same slates: `regret`, `equal` (runs, looks).
 
     Planted: expected clicks of what was served. Recorded: clicks of the variant that is best over the whole log, had
-    it ranked every slate, minus those of what was served. `share` (runs, looks, k) is the traffic until each look.
+    it ranked every slate, minus those of what was served. `allocations` (runs,): how many different ones there were.
     """
     if setting.recorded:
         clicks, _ = setting.outcomes()
@@ -58,7 +58,12 @@ def regret(setting: Setting, runs: int, rng: np.random.Generator) -> Result:
             lost.append(now.totals.n @ (rates.max() - rates))
             equal.append(now.totals.n.sum(axis=1) * (rates.max() - rates.mean()))
         share.append(now.percent)
-    return {"regret": np.stack(lost, 1), "equal": np.stack(equal, 1), "share": np.stack(share, 1)}
+    return {"regret": np.stack(lost, 1), "equal": np.stack(equal, 1), "allocations": distinct(np.stack(share, 1))}
+
+
+def distinct(percent: Ints) -> Ints:
+    """(runs, looks, k) → (runs,) number of different allocations: into so many cells the counts of a variant split."""
+    return np.array([len(np.unique(run, axis=0)) for run in percent])
 
 
 def library_settings(looks: int) -> dict[str, Setting]:
@@ -114,6 +119,7 @@ def report(
         row["below_fixed_split"] = round(1 - row["regret"] / row["regret_fixed_split"], 6)
         low, high = np.quantile(1 - lost[:, -1] / equal[:, -1].mean(), [0.05, 0.95])
         row["below_fixed_split_90"] = [round(float(low), 6), round(float(high), 6)]
+        row["allocations"] = round(float(found[name]["allocations"].mean()), 3)
         figures[name] = row
         curves += [Curve(name, setting.policy.name, lost.mean(axis=0)), Curve(name, "equal split", equal.mean(axis=0))]
         rows.append((

@@ -111,11 +111,14 @@ def aa_command(alpha: float, **options: Any) -> None:
 @_common(runs=200, looks=50)
 @click.option("--alpha", type=click.FloatRange(0, 0.5, min_open=True), default=0.05, show_default=True)
 def coverage_command(alpha: float, **options: Any) -> None:
-    """How often intervals hold the truth at every look at once, while Thompson sampling moves the traffic."""
+    """How often intervals hold the truth at every look at once, while Thompson sampling moves the traffic.
+
+    Last, the posterior's intervals at one look, with and without the design effect.
+    """
     it = _Run(**options)
     settings = coverage.settings(it.log, it.looks, alpha)
-    (found,) = it.all((coverage.misses, settings, it.runs))
-    it.show("Coverage under Thompson sampling", coverage.report(settings, found))
+    found, fixed = it.all((coverage.misses, settings, it.runs), (coverage.posterior, coverage.POSTERIOR_USERS, it.runs))
+    it.show("Coverage under Thompson sampling", coverage.report(settings, found, fixed))
 
 
 @simulate.command("bandit")

@@ -11,7 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from analyzer.engine.moments import Floats
+from analyzer.engine.bayes import credible_intervals
+from analyzer.engine.evidence import design_effect
+from analyzer.engine.moments import Floats, moments
 from analyzer.engine.sequential import contrasts, rate_sequences
 from analyzer.simulate.blocks import Result
 from analyzer.simulate.log import Log
@@ -19,9 +21,12 @@ from analyzer.simulate.policies import Policy
 from analyzer.simulate.report import Curve, Report, binomial
 from analyzer.simulate.settings import Setting, watch
 
-__all__ = ["misses", "report", "settings"]
+__all__ = ["POSTERIOR_USERS", "misses", "posterior", "report", "settings"]
 
 _Z95 = 1.959963984540054
+POSTERIOR_USERS = {f"{users:,} users": users for users in (15, 50, 200, 1000)}
+"""Settings of `posterior`"""
+_RATE, _CONCENTRATION, _MOST = 0.25, 8.0, 60
 
 
 def settings(log: Log, looks: int, alpha: float) -> dict[str, Setting]:
@@ -74,8 +79,27 @@ def _far(difference: Floats, spread: Floats) -> np.ndarray:
     return np.asarray(np.abs(difference) > _Z95 * np.sqrt(spread))
 
 
-def report(settings: Mapping[str, Setting], found: Mapping[str, Result]) -> Report:
-    """Per setting: coverage of the difference and of each variant's rate, among the runs that spoke."""
+def posterior(users: int, runs: int, rng: np.random.Generator) -> Result:
+    """Whether the posterior's 95 % interval holds the true rate at one fixed time: `clustered`, `independent` (runs,).
+
+    Users of 1 to 60 impressions (geometric) whose own rates are Beta(2, 6); independent: without the design effect.
+    """
+    n = np.minimum(rng.geometric(0.08, (runs, users)), _MOST)
+    own = rng.beta(_RATE * _CONCENTRATION, (1 - _RATE) * _CONCENTRATION, n.shape)
+    c = rng.binomial(n, own)
+    arms = moments(np.full(runs, users), *(part.sum(axis=1) for part in (n, c, n * n, c * c, n * c)))
+    held = {}
+    for name, effect in (("clustered", design_effect(arms)), ("independent", 1.0)):
+        ends = credible_intervals((1 + arms.c / effect)[:, None], (1 + (arms.n - arms.c) / effect)[:, None])[:, 0]
+        held[name] = (ends[:, 0] <= _RATE) & (ends[:, 1] >= _RATE)
+    return held
+
+
+def report(settings: Mapping[str, Setting], found: Mapping[str, Result], fixed: Mapping[str, Result]) -> Report:
+    """Per setting: coverage of the difference and of each variant's rate, among the runs that spoke.
+
+    `fixed`: results of `posterior`, shown apart.
+    """
     figures: dict[str, Any] = {}
     curves, rows = [], []
     for name, setting in settings.items():
@@ -107,8 +131,17 @@ def report(settings: Mapping[str, Setting], found: Mapping[str, Result]) -> Repo
         key: min((row[key] for row in figures.values() if row[key] is not None), default=None)
         for key in ("coverage", "coverage_naive", "spoke")
     }
+    at_once = {}
+    for name, result in fixed.items():
+        clustered, independent = binomial(result["clustered"]), binomial(result["independent"])
+        at_once[name] = {
+            "coverage": clustered[0], "coverage_interval": clustered[1], "coverage_independent": independent[0],
+        }  # fmt: skip
+        ends = "–".join(f"{100 * end:.1f}" for end in clustered[1])
+        rows.append((f"{name}, one look", "posterior", _percent(clustered[0]), ends, _percent(independent[0]), "–"))
     header = ("setting", "interval of", "coverage", "95 %", "naive", "spoke")
-    return Report(worst | {"settings": figures}, header, rows, curves, "share of runs still covered")
+    figures_of_all = worst | {"settings": figures, "posterior": at_once}
+    return Report(figures_of_all, header, rows, curves, "share of runs still covered")
 
 
 def _intervals(setting: Setting) -> list[tuple[str, str, int | None, str]]:

@@ -3,10 +3,7 @@ right, and the engine's targets with few runs. The figures of docs/statistics.md
 
 from __future__ import annotations
 
-import csv
-import json
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,7 +19,6 @@ from analyzer.simulate.policies import POLICIES, Memory, Name, Policy, next_perc
 from analyzer.simulate.report import interval
 from analyzer.simulate.settings import FIXED, Setting, watch
 from analyzer.simulate.streams import PlantedSlates, PlantedUsers, RecordedSlates, RecordedUsers, Values
-from sluice.cli import main
 from sluice.domain.events import StatsCell
 from sluice.domain.experiment import Experiment, Variant
 from sluice.domain.statistics import CellStatistics, OutcomeStatistics
@@ -315,7 +311,7 @@ def log() -> Log:
 
 
 def test_peeking_the_default_rule_rarely_errs_and_still_speaks(log: Log) -> None:
-    runs = 300
+    runs = 200
     same = aa.settings(log, 50, 0.05)
     found = simulate(aa.calls, same, runs, seed=7)
     planted = simulate(aa.calls, {name: aa.planted(it) for name, it in same.items()}, runs, seed=8)
@@ -331,12 +327,19 @@ def test_peeking_the_default_rule_rarely_errs_and_still_speaks(log: Log) -> None
 def test_intervals_hold_the_truth_at_all_times_under_thompson(log: Log) -> None:
     runs = 300
     settings = coverage.settings(log, 50, 0.05)
-    figures = coverage.report(settings, simulate(coverage.misses, settings, runs, seed=7)).figures
+    figures = coverage.report(settings, simulate(coverage.misses, settings, runs, seed=7), {}).figures
     for name, row in figures["settings"].items():
         spoke = round(runs * row["spoke"])
         assert row["coverage"] >= at_least(0.95, spoke), name
         assert row["coverage_naive"] < 0.8, name
         assert row["spoke"] >= 0.8, name
+
+
+def test_posterior_intervals_hold_the_true_rate_where_users_resemble_themselves() -> None:
+    found = simulate(coverage.posterior, coverage.POSTERIOR_USERS, 400, seed=1)
+    for name, held in found.items():
+        assert held["clustered"].mean() >= at_least(0.95, 400), name
+        assert held["independent"].mean() < 0.85, name  # a plain Beta posterior of the same clicks
 
 
 def test_the_bandit_loses_less_than_half_of_what_an_equal_split_loses(log: Log) -> None:
@@ -345,6 +348,8 @@ def test_the_bandit_loses_less_than_half_of_what_an_equal_split_loses(log: Log) 
     assert figures["below_fixed_split"] >= 0.8
     low, high = figures["regret_interval"]
     assert low < figures["regret"] < high < 0.5 * figures["regret_fixed_split"] == 450
+    # Every allocation splits the counts into further cells.
+    assert figures["settings"]["slate, thompson"]["allocations"] <= 12
 
 
 @pytest.mark.slow
@@ -376,89 +381,3 @@ def test_after_a_drift_only_a_bandit_that_forgets_follows() -> None:
     assert figures["settings"]["window 10"]["recovered"] >= at_least(0.95, 60)
     assert figures["regret"] < 0.6 * figures["regret_fixed_split"]
     assert figures["regret_plain"] > figures["regret_fixed_split"] == pytest.approx(450)
-
-
-# ------------------------------------------------------------------ the command
-
-
-def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
-    with pytest.raises(SystemExit) as stopped:
-        main(["simulate", *arguments])
-    out, err = capsys.readouterr()
-    return int(stopped.value.code or 0), out, err
-
-
-@pytest.fixture(scope="module")
-def truth(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    import pyarrow as pa
-    from pyarrow import parquet
-
-    log = recorded(users=300, slates=2000, k=3)
-    file = tmp_path_factory.mktemp("truth") / "truth.parquet"
-    columns = {"user_id": [f"u{user}" for user in log.user.tolist()]}
-    for place, name in enumerate(log.variants):
-        columns |= {f"shown.{name}": log.shown[:, place], f"clicks.{name}": log.clicks[:, place]}
-    parquet.write_table(pa.table(columns), file)
-    return file
-
-
-KEYS = {
-    "aa": {"false_positive_rate", "false_positive_rate_naive", "power", "spoke"},
-    "coverage": {"coverage", "coverage_naive", "spoke"},
-    "bandit": {"regret", "regret_fixed_split", "regret_interval"},
-    "delay": {"bias", "bias_failures", "bias_ratio"},
-    "drift": {"regret", "regret_plain", "recovered", "recovered_plain"},
-}
-
-
-@pytest.mark.parametrize("command", KEYS)
-def test_the_command_prints_json_and_writes_curves(
-    command: str, truth: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    table, picture = tmp_path / "curves.csv", tmp_path / "curves.png"
-    arguments = ["--runs", "20", "--looks", "5", "--seed", "3", "--data", str(truth), "--jobs", "1", "--json"]
-    code, out, err = run(capsys, command, *arguments, "--csv", str(table), "--png", str(picture))
-    assert (code, err) == (0, "")
-    figures = json.loads(out)
-    assert KEYS[command] <= figures.keys()
-    assert figures["runs"] == 20
-    if command not in ("delay", "drift"):
-        assert figures["users"] == 300
-        assert any(name.startswith("recorded slates") for name in figures["settings"])
-    with table.open() as file:
-        rows = list(csv.DictReader(file))
-    assert {row["look"] for row in rows} == {"1", "2", "3", "4", "5"}
-    assert picture.read_bytes().startswith(b"\x89PNG")
-    assert run(capsys, command, *arguments)[1] == out
-
-
-def test_a_table_for_people(truth: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    code, out, _ = run(capsys, "bandit", "--runs", "5", "--looks", "4", "--data", str(truth), "--jobs", "1")
-    assert code == 0 and "below it" in out and "recorded users" in out
-
-
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        (["aa", "--runs", "0"], "--runs"),
-        (["aa", "--data", "/no/such/place"], "no such file"),
-        (["aa", "--alpha", "0"], "--alpha"),
-        (["coverage", "--looks", "1"], "--looks"),
-    ],
-)
-def test_wrong_use_is_one_clear_line(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
-    code, _, err = run(capsys, *arguments)
-    assert code == 2 and said in err
-
-
-def test_a_file_of_something_else_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    import pyarrow as pa
-    from pyarrow import parquet
-
-    other = tmp_path / "other.parquet"
-    parquet.write_table(pa.table({"a": [1]}), other)
-    broken = tmp_path / "broken.parquet"
-    broken.write_bytes(b"not parquet")
-    for file in (other, broken):
-        code, _, err = run(capsys, "aa", "--data", str(file))
-        assert code == 2 and file.name in err and len(err.strip().splitlines()) == 1
