@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from typing import cast
 
 from analyzer.engine import Snapshot, merge_cells, segment_sums
+from analyzer.engine.cohorts import delay_evidence
+from sluice.domain.definitions import DELAY_BINS
 from sluice.domain.events import MovedUnits, StatsCell, StatsPublished, decode
 from sluice.domain.experiment import Experiment
 from sluice.domain.segments import parse_segment
@@ -34,7 +36,30 @@ def parse_snapshot(data: bytes | None) -> StatsPublished:
             raise InvalidEvent(f"{where}: units ≤ impressions ≤ impressions_squared does not hold")
         if sums.impressions**2 > sums.units * sums.impressions_squared:
             raise InvalidEvent(f"{where}: no {sums.units} units have these impressions and squares")
+    _check_delays(snapshot)
     return snapshot
+
+
+def _check_delays(snapshot: StatsPublished) -> None:
+    delays = snapshot.delays
+    if delays is None:
+        return
+    if delays.cohort_ms < 1 or snapshot.window_ms < 1:
+        raise InvalidEvent("delays: cohorts and windows have a width")
+    counted: dict[tuple[str, str], int] = {}
+    for cell in snapshot.cells:
+        place = cell.experiment, cell.variant
+        counted[place] = counted.get(place, 0) + cell.statistics.impressions
+    for one in delays.variants:
+        rows = [row for of in one.outcomes.values() for row in of]
+        if min((one.ahead, *one.impressions, *(count for row in rows for count in row))) < 0:
+            raise InvalidEvent(f"delays of {one.experiment}/{one.variant}: counts must be ≥ 0")
+        if max((len(row) for row in rows), default=0) > DELAY_BINS:
+            raise InvalidEvent(f"delays of {one.experiment}/{one.variant}: more than {DELAY_BINS} bins")
+        if max((len(of) for of in one.outcomes.values()), default=0) > len(one.impressions):
+            raise InvalidEvent(f"delays of {one.experiment}/{one.variant}: outcomes of cohorts without impressions")
+        if sum(one.impressions) + one.ahead > counted.get((one.experiment, one.variant), 0):
+            raise InvalidEvent(f"delays of {one.experiment}/{one.variant}: more impressions than were counted")
 
 
 class Totals:
@@ -74,7 +99,15 @@ class Totals:
         offsets = {p: (held.impressions_offset, held.clicks_offset) for p, held in self._latest.items()}
         at_ms = max((held.at_ms for held in self._latest.values()), default=-1)
         segments = segment_sums(experiment, self._segments(experiment))
-        return Snapshot(cells, offsets, at_ms, segments, self._moved(experiment.name))
+        names = [variant.name for variant in experiment.variants]
+        totals = dict.fromkeys(names, (0, 0))
+        for cell in cells:
+            if cell.variant in totals:
+                n, c = totals[cell.variant]
+                sums = cell.statistics
+                totals[cell.variant] = n + sums.impressions, c + sums.outcome(experiment.primary).count
+        delay = delay_evidence(experiment, totals, self._latest.values())
+        return Snapshot(cells, offsets, at_ms, segments, self._moved(experiment.name), delay)
 
     def _moved(self, experiment: str) -> tuple[MovedUnits, ...]:
         """Over all partitions, in order of the variant. A user lives in one partition, so units add up."""

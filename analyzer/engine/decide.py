@@ -20,7 +20,15 @@ from analyzer.engine.traffic import allocate, convergence_note
 from analyzer.engine.verdict import conclude
 from sluice.domain.allocation import allocation_key
 from sluice.domain.epochs import Epoch
-from sluice.domain.events import Contrast, DecisionMade, MovedUnits, SegmentSums, StatsCell, VariantResult
+from sluice.domain.events import (
+    Contrast,
+    DecisionMade,
+    DelayEvidence,
+    MovedUnits,
+    SegmentSums,
+    StatsCell,
+    VariantResult,
+)
 from sluice.domain.experiment import Experiment, config_hash
 from sluice.errors import InvalidEvent
 
@@ -39,6 +47,7 @@ class Snapshot(NamedTuple):
     at_ms: int
     segments: tuple[SegmentSums, ...] = ()
     moved: tuple[MovedUnits, ...] = ()
+    delay: DelayEvidence | None = None
 
 
 class Previous(NamedTuple):
@@ -72,7 +81,13 @@ def decide_many(cases: Sequence[Case]) -> list[DecisionMade]:
     Raises ValueError when a cell's sums are impossible.
     """
     memories = [
-        remember(c.experiment, c.snapshot.cells, c.snapshot.at_ms, c.previous.history if c.previous else ())
+        remember(
+            c.experiment,
+            c.snapshot.cells,
+            c.snapshot.at_ms,
+            c.snapshot.delay,
+            c.previous.history if c.previous else (),
+        )
         for c in cases
     ]
     found = evaluate(
@@ -93,7 +108,7 @@ def recompute(recorded: DecisionMade) -> DecisionMade:
         raise InvalidEvent(f"decision {recorded.version} of {recorded.experiment}: {error}") from error
     return decide(
         experiment,
-        Snapshot(recorded.evidence, offsets, recorded.at_ms, recorded.segment_evidence, recorded.moved),
+        Snapshot(recorded.evidence, offsets, recorded.at_ms, recorded.segment_evidence, recorded.moved, recorded.delay),
         # Advancing a history that has reached the evidence changes nothing.
         Previous(
             recorded.version - 1, recorded.previous_allocation, recorded.previous_allocation_version, recorded.history
@@ -108,7 +123,8 @@ def _decision(case: Case, memory: Memory, figures: Evaluation) -> DecisionMade:
     once, always = _rounded(figures.sample_ratio_once), _rounded(figures.sample_ratio_always)
     checked = check_guardrails(experiment, snapshot.cells, DIGITS)
     segments = compare_segments(experiment, snapshot.segments, DIGITS)
-    finding = conclude(experiment, results, tuple(short), always, checked)
+    immature = snapshot.delay is not None and snapshot.delay.immature
+    finding = conclude(experiment, results, tuple(short), always, checked, immature=immature)
     allocation = allocate(experiment, figures, finding, checked, before.allocation)
     told = reasons.Figures(
         results=results,
@@ -145,6 +161,7 @@ def _decision(case: Case, memory: Memory, figures: Evaluation) -> DecisionMade:
         guardrails=checked,
         uniform=_uniform(experiment, snapshot.cells),
         moved=snapshot.moved,
+        delay=snapshot.delay,
         history=memory.history,
         segment_evidence=snapshot.segments,
         segments=segments,

@@ -131,6 +131,8 @@ def _verdict(experiment: Experiment, figures: Figures) -> str:
         return "No impression has been counted yet."
     if finding.verdict == "invalid":
         return _invalid(experiment, figures)
+    if finding.because == "immature":
+        return "Too early to say: no impression is as old as the attribution window yet, so clicks are still to come."
     if finding.verdict == "insufficient-data":
         others = ", ".join([name for name in figures.short if name != finding.variant][:MOST_NAMED])
         more = f" (and {others} too little)" if others else ""

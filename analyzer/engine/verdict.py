@@ -37,8 +37,13 @@ def conclude(
     short: Sequence[str],
     sample_ratio_p: float | None,
     guardrails: Iterable[GuardrailResult],
+    *,
+    immature: bool = False,
 ) -> Finding:
-    """The verdict. `short`: variants that have not enough yet; `sample_ratio_p`: always valid, None if unknown."""
+    """The verdict. `short`: variants that have not enough yet; `sample_ratio_p`: always valid, None if unknown.
+
+    `immature`: no impression is as old as the attribution window yet.
+    """
     if not any(result.impressions for result in results):
         return Finding("no-traffic")
     if experiment.measure == "rate":
@@ -49,6 +54,8 @@ def conclude(
         return Finding("invalid", "", "sample-ratio")
     if short:
         return Finding("insufficient-data", short[0])
+    if immature:
+        return Finding("insufficient-data", "", "immature")
     if experiment.aa:
         return _same(experiment, results)
     status: dict[str, set[str]] = {}

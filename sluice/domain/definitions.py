@@ -5,6 +5,7 @@ from __future__ import annotations
 from msgspec import Struct
 
 __all__ = ["MAX_CELLS", "MAX_OUTCOMES", "MAX_PAIRS", "OTHER", "RULES", "Definitions"]
+__all__ += ["DELAY_BINS", "MAX_COHORTS"]
 
 RULES = 2
 """Version of docs/counting.md and of what the store holds: 2 keeps units that moved in one arm; 1 wrote no version."""
@@ -17,6 +18,10 @@ MAX_CELLS = 20_000
 MAX_OUTCOMES = 60
 """Outcome names of a partition, in order of first appearance in its clicks."""
 OTHER = "other"
+DELAY_BINS = 16
+"""The window in parts: widths of cohorts of impressions, and of the delays of outcomes"""
+MAX_COHORTS = 64
+"""Cohorts that begin before the watermark's and are told of, at most: four windows"""
 
 
 class Definitions(Struct, frozen=True):
@@ -34,6 +39,23 @@ class Definitions(Struct, frozen=True):
     bucket_ms: int
     """Width of the time-bucketed counters, by event time of the impression."""
     rules: int = RULES
+
+    @property
+    def cohort_ms(self) -> int:
+        """Width of the cohorts and of the delay bins: a 16th of the window, rounded up."""
+        return max(1, -(-self.window_ms // DELAY_BINS))
+
+    def cohorts_at(self, watermark_ms: int) -> tuple[int, int]:
+        """Starts of the first and the last cohort that are told of: back to watermark − (lateness + 2·window)."""
+        width = self.cohort_ms
+        last = watermark_ms // width * width
+        oldest = max(0, watermark_ms - self.lateness_ms - 2 * self.window_ms, last - MAX_COHORTS * width)
+        return -(-oldest // width) * width, last
+
+    @property
+    def reach_back_ms(self) -> int:
+        """A rebuild that begins at a watermark this far behind the smaller one gives every state again."""
+        return 2 * (self.lateness_ms + self.window_ms) + self.window_ms
 
     def encode(self) -> str:
         """The text that the store compares: `decode(text).encode() == text`."""

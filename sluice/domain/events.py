@@ -140,6 +140,33 @@ class MovedUnits(Struct, frozen=True, kw_only=True):
     impressions: int
 
 
+class VariantDelays(Struct, frozen=True, kw_only=True):
+    """One (experiment, variant): impressions that count, by cohort, and their outcomes without a value, by delay.
+
+    Position k is the cohort of impressions at start_ms + k·cohort_ms up to, not including, the next. Zeros at the end
+    are left out.
+    """
+
+    experiment: str
+    variant: str
+    impressions: tuple[int, ...]
+    ahead: int = 0
+    """Impressions of later cohorts than the watermark's: nothing can have followed them yet"""
+    outcomes: dict[str, tuple[tuple[int, ...], ...]] = {}
+    """Name → by cohort → by delay, in 16 bins of cohort_ms; a delay of the whole window falls into the last bin"""
+
+
+class DelayCohorts(Struct, frozen=True, kw_only=True):
+    """The impressions that may still have outcomes to come, and those of the window before them."""
+
+    start_ms: int
+    cohort_ms: int
+    variants: tuple[VariantDelays, ...]
+    """In order of (experiment, variant)"""
+    left_out: int = 0
+    """Variants with impressions that there was no room for, those with the fewest"""
+
+
 class StatsPublished(Struct, frozen=True, kw_only=True, tag_field="type", tag="variant-stats"):
     """A snapshot of one partition: totals and the offsets they include, never deltas. Topic `variant-stats`.
 
@@ -159,6 +186,8 @@ class StatsPublished(Struct, frozen=True, kw_only=True, tag_field="type", tag="v
     """Outcome of every record read, by `impressions.counted`, `clicks.late`, …"""
     moved: tuple[MovedUnits, ...] = ()
     """In order of (experiment, variant); only variants that units moved to"""
+    delays: DelayCohorts | None = None
+    """Null before both topics had an event"""
     v: int = SCHEMA_VERSION
 
 
@@ -260,6 +289,17 @@ class SegmentResult(Struct, frozen=True, kw_only=True):
     """Corrected by Benjamini–Hochberg (false discovery rate)"""
 
 
+class DelayEvidence(Struct, frozen=True, kw_only=True):
+    """What the delay cohorts of all partitions came to: impressions whose window is open count in part."""
+
+    immature: bool
+    """No impression is as old as the attribution window yet: nobody knows how many clicks come last"""
+    impressions: dict[str, float]
+    """Variant → as many closed ones would weigh as much"""
+    inflation: dict[str, float]
+    """Variant → how many times larger the variance of its rate is, since the delays are estimated; ≥ 1"""
+
+
 class DecisionMade(Struct, frozen=True, kw_only=True, tag_field="type", tag="decision"):
     """One versioned conclusion of the analyzer, with everything needed to compute it again. Topic `decisions`.
 
@@ -292,6 +332,8 @@ class DecisionMade(Struct, frozen=True, kw_only=True, tag_field="type", tag="dec
     """The same comparison on the units that were drawn uniformly alone, where `bandit.reserve` keeps some"""
     moved: tuple[MovedUnits, ...] = ()
     """Users and sessions that were seen under another variant than their first: what they saw then is no evidence"""
+    delay: DelayEvidence | None = None
+    """Null where no cohorts were told: all impressions then count in full"""
     history: tuple[Epoch, ...] = ()
     """When the evidence was counted, coarsely; kept where `bandit.half_life_s` or `window_s` asks for it"""
     segment_evidence: tuple[SegmentSums, ...] = ()

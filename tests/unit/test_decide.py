@@ -13,7 +13,7 @@ from scipy.special import ndtr
 
 from analyzer.engine import Case, Previous, Snapshot, decide, decide_many, merge_cells, recompute, segment_sums
 from sluice.domain.allocation import allocation_key
-from sluice.domain.events import DecisionMade, MovedUnits, StatsCell, encode
+from sluice.domain.events import DecisionMade, DelayEvidence, MovedUnits, StatsCell, encode
 from sluice.domain.experiment import Experiment, Guardrail, Stopping, load_experiments
 from sluice.domain.statistics import CellStatistics, OutcomeStatistics
 from sluice.errors import InvalidEvent
@@ -366,3 +366,18 @@ def test_units_that_moved_are_counted_and_said() -> None:
     assert decision.moved == moved
     assert "new 3 (13 impressions)" in " ".join(decision.reasons)
     assert recompute(msgspec.json.decode(encode(decision), type=DecisionMade)) == decision
+
+
+def test_clicks_that_are_still_to_come_are_no_failures() -> None:
+    # Of `new` half of the impressions are fresh; what was clicked of the others is better than the control.
+    cells = (cell("control", 4000, 1000), cell("new", 4000, 600))
+    delay = DelayEvidence(
+        immature=False, impressions={"control": 4000.0, "new": 2000.0}, inflation={"control": 1.0, "new": 1.2}
+    )
+    plain, aware = decide(experiment(), snapshot(*cells)), decide(experiment(), snapshot(*cells)._replace(delay=delay))
+    assert plain.allocation["new"] == 5
+    assert aware.allocation["new"] == 95
+    assert aware.results[1].alpha == pytest.approx(1 + 600 / 1.2)
+    assert aware.results[1].beta == pytest.approx(1 + 1400 / 1.2)
+    assert "Clicks are still to come" in " ".join(aware.reasons)
+    assert encode(recompute(msgspec.json.decode(encode(aware), type=DecisionMade))) == encode(aware)

@@ -7,8 +7,9 @@ from typing import Any
 import msgspec
 import pytest
 
+from analyzer.engine import decide
 from analyzer.totals import Totals, parse_snapshot
-from sluice.domain.events import MovedUnits, StatsCell, StatsPublished, encode
+from sluice.domain.events import DelayCohorts, MovedUnits, StatsCell, StatsPublished, VariantDelays, encode
 from sluice.domain.experiment import Experiment, Variant
 from sluice.domain.statistics import CellStatistics, OutcomeStatistics
 from sluice.errors import InvalidEvent
@@ -87,7 +88,7 @@ def test_other_definitions_replace_at_once() -> None:
 
 
 def test_an_experiment_that_was_never_counted_is_empty() -> None:
-    assert Totals().snapshot(experiment("x")) == ((), {}, -1, (), ())
+    assert Totals().snapshot(experiment("x")) == ((), {}, -1, (), (), None)
 
 
 def test_a_snapshot_is_read_back() -> None:
@@ -152,3 +153,72 @@ def test_moved_units_add_up_over_partitions() -> None:
     (found,) = totals.snapshot(experiment("x")).moved
     assert (found.variant, found.units, found.impressions) == ("b", 3, 13)
     assert totals.snapshot(experiment("y")).moved == ()
+
+
+def delayed(cohorts: int, clicks: tuple[int, ...], total: int, *, ahead: int = 0) -> StatsPublished:
+    """Window 160 ms, cohorts of 10 ms; each cohort has 100 impressions of `a`, whose clicks take 0 to 160 ms evenly."""
+    one = VariantDelays(
+        experiment="x", variant="a", impressions=(100,) * cohorts, ahead=ahead,
+        outcomes={"click": tuple((clicks[place],) * min(cohorts - place, 16) for place in range(cohorts))},
+    )  # fmt: skip
+    found = sum(clicks[place] * min(cohorts - place, 16) for place in range(cohorts))
+    held = stats(0, (5, 5), cell("x", total, found))
+    return msgspec.structs.replace(
+        held, window_ms=160, watermark_ms=10 * cohorts,
+        delays=DelayCohorts(start_ms=0, cohort_ms=10, variants=(one,)),
+    )  # fmt: skip
+
+
+def test_open_windows_count_by_the_chance_that_their_click_is_there() -> None:
+    totals = Totals()
+    totals.offer(parse_snapshot(encode(delayed(32, (2,) * 32, 3200, ahead=0))))
+    found = totals.snapshot(experiment("x")).delay
+    assert found is not None
+    assert not found.immature
+    # Sixteen cohorts are open, aged 0 to 160 ms evenly, and delays are even: half of their 1,600 impressions count.
+    assert found.impressions["a"] == pytest.approx(2400, rel=0.02)
+    assert found.impressions["b"] == 0
+    assert found.inflation["a"] >= 1
+
+
+def test_impressions_ahead_of_the_watermark_do_not_count_yet() -> None:
+    totals = Totals()
+    totals.offer(delayed(32, (2,) * 32, 3700, ahead=500))
+    found = totals.snapshot(experiment("x")).delay
+    assert found is not None
+    assert found.impressions["a"] == pytest.approx(2400, rel=0.02)
+
+
+def test_before_the_oldest_impression_is_as_old_as_the_window_nothing_is_decided() -> None:
+    totals = Totals()
+    totals.offer(delayed(8, (2,) * 8, 800))
+    found = totals.snapshot(experiment("x"))
+    assert found.delay is not None
+    assert found.delay.immature
+    both = (*found.cells, msgspec.structs.replace(found.cells[0], variant="b"))
+    decision = decide(experiment("x"), found._replace(cells=both))
+    assert decision.verdict == "insufficient-data"
+
+
+@pytest.mark.parametrize(
+    ("snapshot", "words"),
+    [
+        (delayed(32, (2,) * 32, 3100), "more impressions than were counted"),
+        (delayed(32, (-1,) * 32, 3200), "≥ 0"),
+        (delayed(32, (2,) * 32, 3200, ahead=-1), "≥ 0"),
+    ],
+)
+def test_cohorts_that_no_counting_can_give_are_refused(snapshot: StatsPublished, words: str) -> None:
+    with pytest.raises(InvalidEvent, match=words):
+        parse_snapshot(encode(snapshot))
+
+
+def test_without_cohorts_everything_counts_in_full() -> None:
+    totals = Totals()
+    totals.offer(stats(0, (5, 5), cell("x", 3)))
+    assert totals.snapshot(experiment("x")).delay is None
+    short_of_room = delayed(32, (2,) * 32, 3200)
+    assert short_of_room.delays is not None
+    less = msgspec.structs.replace(short_of_room.delays, left_out=1)
+    totals.offer(msgspec.structs.replace(short_of_room, impressions_offset=9, delays=less))
+    assert totals.snapshot(experiment("x")).delay is None
