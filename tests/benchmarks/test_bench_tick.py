@@ -1,6 +1,6 @@
 """How long a tick takes: figures, and whole decision records, of 1,000 experiments with four variants.
 
-`OPENBLAS_NUM_THREADS=1 python tests/benchmarks/test_bench_tick.py` prints it, beside the time of 100,000 posterior draws
+`OPENBLAS_NUM_THREADS=1 python tests/benchmarks/test_bench_tick.py` prints it, beside the time of 100,000 draws
 for each of them. Looked at by people, not asserted.
 """
 
