@@ -64,7 +64,7 @@ def advance(
             impressions=tuple(now - then for now, then in zip(impressions, known.impressions, strict=True)),
             outcomes=tuple(now - then for now, then in zip(outcomes, known.outcomes, strict=True)),
         )
-        if min(new.impressions) < 0:
+        if min(new.impressions) < 0 or min(new.outcomes) < 0:
             return advance((), at_ms, impressions, outcomes, span)
         if not any(new.impressions) and not any(new.outcomes):
             new, history = history[-1], history[:-1]

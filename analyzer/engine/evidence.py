@@ -81,7 +81,8 @@ def clustered_rate(cell: CellStatistics, outcome: str) -> ClusteredRate:
 
 def few_units_factor(units: Floats) -> Floats:
     """(t₀.₉₇₅(units − 1) / 1.96)²: by how much to enlarge a variance that is estimated from few effective units."""
-    caution = np.asarray(stdtrit(np.maximum(units - 1.0, 1e-3), 0.975), dtype=np.float64) / _Z95
+    # With so few units the factor is beyond 1e100 in any case, and must not leave the range of doubles.
+    caution = np.asarray(stdtrit(np.maximum(units - 1.0, 0.02), 0.975), dtype=np.float64) / _Z95
     return caution * caution
 
 

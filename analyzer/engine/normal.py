@@ -40,13 +40,14 @@ def posterior(arms: Moments, *, prior_mean: float = 0.0, prior_variance: float =
     """Of the mean Σc/Σn per impression, from (…, k) moments (c may be a value), with a Normal(prior_mean, …) prior.
 
     The variance is `moments.variance` times `evidence.few_units_factor`. Arms of fewer than two units, or whose units
-    show no variance at all, tell nothing: they keep the prior. Raises ValueError unless prior_variance > 0.
+    show no variance at all, tell nothing: they keep the prior. So do arms in which one unit outweighs the others so
+    much that the variance leaves the range of `compare_normal`. Raises ValueError unless prior_variance > 0.
     Source: Gelman et al. 2013, section 2.5 (conjugate Normal); Deng, Knoblich, Lu 2018 (variance).
     """
     if not prior_variance > 0 or not math.isfinite(prior_mean):
         raise ValueError(f"prior_mean, prior_variance: must be finite and > 0, got {prior_mean}, {prior_variance}")
     seen = moments.variance(arms) * few_units_factor(moments.effective_units(arms))
-    known = seen > SMALLEST
+    known = (seen > SMALLEST) & (seen < LARGEST * 1e-10)
     precision = np.where(known, 1.0 / np.where(known, seen, 1.0), 0.0)
     rate = np.where(known, np.nan_to_num(moments.rate(arms)), 0.0)
     total = precision + 1.0 / prior_variance

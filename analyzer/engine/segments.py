@@ -68,8 +68,9 @@ def compare_segments(experiment: Experiment, sums: Iterable[SegmentSums], digits
         pair = Moments(*(part[:, [0, place]] for part in arms))
         against = contrasts(pair, 0, alpha=experiment.stopping.alpha, tau=experiment.planned_effect, values=values)
         for row, (key, value) in enumerate(whole):
-            if enough[row, 0] and enough[row, place] and against.variance[row, 1] > 0:
-                interval = (float(against.low[row, 1]), float(against.high[row, 1]))
+            interval = (float(against.low[row, 1]), float(against.high[row, 1]))
+            # Without ends nothing is known yet, and a record could not hold them.
+            if enough[row, 0] and enough[row, place] and np.isfinite(interval).all():
                 found.append(
                     (
                         key,

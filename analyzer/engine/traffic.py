@@ -38,16 +38,16 @@ def allocate(
     breached = {found.variant for found in guardrails if found.status == "breached"}
     left = [i for i, name in enumerate(start) if name not in breached]
     if rule.policy == "fixed":
-        wanted = (
-            start if not breached else whole_percents({name: start[name] for name in start if name not in breached})
-        )
+        left_shares = {name: share for name, share in start.items() if name not in breached}
+        # Where all of it went to variants that are out, the control takes it.
+        wanted = whole_percents(left_shares) if any(left_shares.values()) else {experiment.control_name: 100}
     else:
         shares = _shares(experiment, figures, left)
         names = [name for name in start if name not in breached]
         wanted = thompson_shares(dict(zip(names, shares, strict=True)), min(rule.floor, 1 / len(names)))
     wanted = dict.fromkeys(start, 0) | wanted
     # A variant comes and goes at once; other moves must be worth a new allocation.
-    same = breached == {name for name, share in kept.items() if not share}
+    same = all(bool(wanted[name]) == bool(kept[name]) for name in start)
     return kept if same and rule.policy != "fixed" and not moved_enough(wanted, kept, rule.min_change) else wanted
 
 

@@ -20,11 +20,14 @@ def allocation_key(shares: Mapping[str, int]) -> str:
 
 
 def parse_allocation_key(key: str) -> dict[str, int]:
-    """Inverse of `allocation_key`. Raises InvalidEvent when the text is not one."""
+    """Inverse of `allocation_key`. Raises InvalidEvent when the text is not one: events carry what others wrote."""
     try:
-        return {name: int(share) for name, _, share in (part.rpartition("=") for part in key.split(","))}
+        shares = {name: int(share) for name, _, share in (part.rpartition("=") for part in key.split(","))}
     except ValueError as error:
         raise InvalidEvent(f"not an allocation: {key[:80]!r}") from error
+    if not all(0 <= share <= 100 for share in shares.values()):
+        raise InvalidEvent(f"not an allocation: {key[:80]!r}")
+    return shares
 
 
 def equal_percents(names: Sequence[str]) -> dict[str, int]:

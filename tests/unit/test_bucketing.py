@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sluice.domain.allocation import choose
+from sluice.domain.allocation import choose, parse_allocation_key
 from sluice.domain.bucketing import bucket
+from sluice.errors import InvalidEvent
 
 
 @pytest.mark.parametrize(
@@ -38,3 +39,9 @@ def test_the_variant_depends_on_the_shares_and_not_on_the_order_they_come_in(pla
     # place 0 |--a--| 0.2 |--b--| 0.5 |--d--| 1   (lower end included; c has no share)
     assert choose({"a": 20, "b": 30, "c": 0, "d": 50}, place) == variant
     assert choose({"d": 50, "c": 0, "b": 30, "a": 20}, place) == variant
+
+
+@pytest.mark.parametrize("key", ["", "other", "a=", "a=x", "a=50,b", "a=101,b=-1", "a=200", "a=1.5,b=98.5"])
+def test_what_is_no_allocation(key: str) -> None:
+    with pytest.raises(InvalidEvent, match="not an allocation"):
+        parse_allocation_key(key)

@@ -91,12 +91,14 @@ def test_a_look_without_news_changes_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("n", "at"), [((5, 5, 5), 20), ((1, 9), 20), ((9, 9), 3)], ids=["other variants", "fewer counted", "earlier"]
+    ("n", "at", "c"),
+    [((5, 5, 5), 20, 2), ((1, 9), 20, 2), ((9, 9), 3, 2), ((9, 9), 20, 1)],
+    ids=["other variants", "fewer counted", "earlier", "fewer outcomes, recounted with a shorter window"],
 )
-def test_a_history_of_other_evidence_is_dropped(n: tuple[int, ...], at: int) -> None:
-    history = advance((), 10, (5, 5), (1, 1), Span.of_window(10))
-    started_over = advance(history, at, n, (1,) * len(n), Span.of_window(10))
-    assert started_over == (Epoch(start_ms=at, end_ms=at, impressions=n, outcomes=(1,) * len(n)),)
+def test_a_history_of_other_evidence_is_dropped(n: tuple[int, ...], at: int, c: int) -> None:
+    history = advance((), 10, (5, 5), (2, 2), Span.of_window(10))
+    started_over = advance(history, at, n, (c,) * len(n), Span.of_window(10))
+    assert started_over == (Epoch(start_ms=at, end_ms=at, impressions=n, outcomes=(c,) * len(n)),)
 
 
 def test_a_history_survives_its_record() -> None:

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analyzer.engine.evidence import clustered_rate, design_effect, merge_cells
-from analyzer.engine.moments import Moments
+from analyzer.engine.evidence import clustered_rate, design_effect, few_units_factor, merge_cells
+from analyzer.engine.moments import Moments, moments
 from sluice.domain.events import StatsCell
 from sluice.domain.statistics import CellStatistics, OutcomeStatistics
 
@@ -80,6 +80,16 @@ def test_few_units_are_trusted_less() -> None:
     # The same pattern: 25 % of units click on half of their four impressions, the others never.
     few, many = cell([(4, 2), (4, 0), (4, 0), (4, 0)]), cell([(4, 2), (4, 0), (4, 0), (4, 0)] * 500)
     assert clustered_rate(few, "click").design_effect > 1.5 * clustered_rate(many, "click").design_effect
+
+
+def test_one_unit_beside_a_very_large_one_is_trusted_without_a_warning() -> None:
+    # Effective units of 1 + 2e-12: Student's t of nearly no degrees of freedom.
+    shown = np.array([[10.0**12, 1.0], [50.0, 3.0]])
+    clicks = np.array([[4.0, 1.0], [5.0, 2.0]])
+    sums = (shown, clicks, shown**2, clicks**2, shown * clicks)
+    arms = moments([2.0, 2.0], *(part.sum(axis=1) for part in sums))
+    assert np.isfinite(design_effect(arms)).all()
+    assert np.isfinite(few_units_factor(np.array([0.0, 1.0, 1 + 1e-12]))).all()
 
 
 def test_independent_impressions_in_slates_are_found_to_be_independent() -> None:
