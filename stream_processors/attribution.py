@@ -19,8 +19,8 @@ from collections.abc import Iterable
 import msgspec
 from msgspec import Struct
 
-from sluice.domain.definitions import MAX_OUTCOMES, OTHER, Definitions
-from sluice.domain.events import MAX_EVENT_BYTES, Heartbeat, MovedUnits, OutcomeObserved, StatsCell
+from sluice.domain.definitions import DELAY_BINS, MAX_OUTCOMES, OTHER, Definitions
+from sluice.domain.events import MAX_EVENT_BYTES, DelayCohorts, Heartbeat, MovedUnits, OutcomeObserved, StatsCell
 from stream_processors.counting import Counting
 from stream_processors.decoding import (
     MALFORMED,
@@ -114,6 +114,7 @@ class Attribution:
         self._rejected: list[Rejected] = []
         # Queues by time, in steps: when a step is due, what is in it is looked at once.
         self._step = max(1, (definitions.lateness_ms + definitions.window_ms) // 64)
+        self._cohort_ms = definitions.cohort_ms
         self._closing: dict[int, list[str]] = {}
         self._slates_closing: dict[int, list[str]] = {}
         self._releasing: dict[int, list[_Waiting]] = {}
@@ -137,6 +138,7 @@ class Attribution:
         counting, opened, waiting = self.counting, self._open, self._waiting
         make_rows, emitting = counting.rows, self.emitting
         skew, bucket_ms, step = self.definitions.skew_ms, self.definitions.bucket_ms, self._step
+        cohort_ms = self._cohort_ms
         margin = self.definitions.lateness_ms
         reach = margin + self.definitions.window_ms
         watermark = self.impressions_watermark
@@ -199,7 +201,7 @@ class Attribution:
                     queue_to = queue_from + step
                     queue = self._closing.setdefault(queue_from, [])
                     slates = self._slates_closing.setdefault(queue_from, [])
-                rows = make_rows(made, last_user, at, at - at % bucket_ms, emitting, slates)
+                rows = make_rows(made, last_user, at, at - at % bucket_ms, at - at % cohort_ms, emitting, slates)
             run += 1
             # `last_at` is equal and is shared by the whole slate.
             entry = opened[key] = _Open(last_at, last_at, rows)
@@ -226,6 +228,7 @@ class Attribution:
         opened, names = self._open, self.outcomes
         apply, add_outcome = self._apply, self.counting.add_outcome
         skew, window, margin = self.definitions.skew_ms, self.definitions.window_ms, self.definitions.lateness_ms
+        cohort_ms, last_bin = self._cohort_ms, DELAY_BINS - 1
         watermark = self.clicks_watermark
         counted = duplicate = late = malformed = heartbeats = 0
         record = None
@@ -258,11 +261,12 @@ class Attribution:
                     continue
             key = event.impression_id
             entry = opened.get(key)
-            if entry is None or not 0 <= at - entry.first <= window:
+            if entry is None or not 0 <= (delay := at - entry.first) <= window:
                 entry = self._other_window(key, at)
                 if entry is None:
                     self._wait(event, outcome, record)
                     continue
+                delay = at - entry.first
             amount = event.value_milli
             if amount is None:
                 # The common case of `_apply`, without its call.
@@ -272,8 +276,9 @@ class Attribution:
                 else:
                     entry.seen |= bit
                     counted += 1
-                    add_outcome(entry.rows, outcome, 0)
-            elif apply(entry, outcome, event.click_id, amount):
+                    delay_bin = delay // cohort_ms
+                    add_outcome(entry.rows, outcome, delay_bin if delay_bin < last_bin else last_bin)
+            elif apply(entry, outcome, event.click_id, amount, at):
                 counted += 1
             else:
                 duplicate += 1
@@ -288,14 +293,15 @@ class Attribution:
 
     # -- joining -----------------------------------------------------------------------------------
 
-    def _apply(self, entry: _Open, outcome: int, click_id: str, amount: int | None) -> bool:
+    def _apply(self, entry: _Open, outcome: int, click_id: str, amount: int | None, at: int) -> bool:
         """Count an eligible click of `entry` unless it was counted before."""
         if amount is None:
             bit = 1 << outcome
             if entry.seen & bit:
                 return False
             entry.seen |= bit
-            self.counting.add_outcome(entry.rows, outcome, 0)
+            delay_bin = min((at - entry.first) // self._cohort_ms, DELAY_BINS - 1)
+            self.counting.add_outcome(entry.rows, outcome, delay_bin)
             return True
         name = f"{outcome}:{click_id}"
         valued = entry.valued
@@ -309,7 +315,7 @@ class Attribution:
             return False
         else:
             entry.valued = {valued, name}  # type: ignore[arg-type]
-        self.counting.add_outcome(entry.rows, outcome, amount)
+        self.counting.add_value(entry.rows, outcome, amount)
         return True
 
     def _other_window(self, key: str, at: int) -> _Open | None:
@@ -342,7 +348,7 @@ class Attribution:
             if 0 <= click.at_ms - entry.first <= window:
                 click.settled = True
                 self.waiting_count -= 1
-                first = self._apply(entry, click.outcome, click.click_id, click.amount)
+                first = self._apply(entry, click.outcome, click.click_id, click.amount, click.at_ms)
                 self._tally("clicks.counted" if first else "clicks.duplicate", 1)
             else:
                 kept.append(click)
@@ -416,6 +422,14 @@ class Attribution:
                 else:
                     del self._reopened[key]
         self.counting.forget_idle()
+        if self.watermark > NEVER:
+            self.counting.cohorts.forget(self.definitions.cohorts_at(self.watermark)[0])
+
+    def delays(self) -> DelayCohorts | None:
+        """As of the last `settle`; None before both topics had an event."""
+        if self.watermark == NEVER:
+            return None
+        return self.counting.cohorts.published(self.definitions, self.watermark, tuple(self.outcomes))
 
     # -- restarting --------------------------------------------------------------------------------
 
@@ -429,7 +443,10 @@ class Attribution:
         return stored
 
     def end_rebuild(self, impressions_offset: int, clicks_offset: int) -> None:
-        """Everything up to the stored offsets has been read again: release silently, then go on."""
+        """Everything up to the stored offsets has been read again: release silently, then go on.
+
+        Before it, `counting.load` takes the units that the store has of those that `counting.to_load` names.
+        """
         self.release()
         self.settle()
         self.impressions_offset, self.clicks_offset = impressions_offset, clicks_offset
@@ -437,7 +454,7 @@ class Attribution:
 
     def low_water(self) -> tuple[int, int]:
         """(impressions, clicks) offsets from which a rebuild gives this state again."""
-        limit = self.watermark - 2 * (self.definitions.lateness_ms + self.definitions.window_ms)
+        limit = self.watermark - self.definitions.reach_back_ms
         return self._impression_marks.low(limit), self._click_marks.low(limit)
 
     # -- helpers -----------------------------------------------------------------------------------

@@ -17,12 +17,14 @@ from sys import getrefcount
 
 import msgspec
 
-from sluice.domain.definitions import MAX_CELLS, MAX_PAIRS, OTHER
+from sluice.domain.definitions import DELAY_BINS, MAX_CELLS, MAX_PAIRS, OTHER
 from sluice.domain.events import Assignment, MovedUnits, StatsCell
 from sluice.errors import Fenced
+from stream_processors.cohorts import Cohorts
 from stream_processors.rows import (
     Cell,
     CellKey,
+    Cohort,
     Pair,
     Row,
     Rows,
@@ -57,6 +59,7 @@ class Counting:
         self.moved: dict[Pair, list[int]] = {(m.experiment, m.variant): [m.units, m.impressions] for m in moved}
         """(experiment, variant) → units and impressions that it was shown to and that count elsewhere or nowhere"""
         self.changed_moved: set[Pair] = set()
+        self.cohorts = Cohorts()
         self._touched_buckets: list[Row] = []
         # Slates are many and their totals few: equal ones share one tuple.
         self._common: dict[tuple[int, ...], tuple[int, ...]] = {}
@@ -68,7 +71,7 @@ class Counting:
             cell.outcomes = [list(msgspec.structs.astuple(sums.outcome(name))) for name in outcome_names]
 
     def _add(self, key: CellKey) -> Cell:
-        cell = self.cells[key] = Cell(key, len(self.cells), _encode(key).decode())
+        cell = self.cells[key] = Cell(key, key[:2], len(self.cells), _encode(key).decode())
         self.pairs.add(key[:2])
         return cell
 
@@ -89,7 +92,7 @@ class Counting:
             return cell
         # Every cell of an open impression is in the store already; another one met while rebuilding belongs
         # to a record from before the low-water, which is released unseen.
-        return Cell(key, -1, "", named=False)
+        return Cell(key, key[:2], -1, "", named=False)
 
     def rows(
         self,
@@ -97,35 +100,37 @@ class Counting:
         user: str,
         at_ms: int,
         start: int,
+        cohort_start: int,
         emitting: bool,
         new_slates: list[str],
     ) -> Rows:
         """The rows that impressions under `assignments` count in, to be called in the order of the log.
 
-        `start`: of its time bucket. Keys of slates that are new are appended to `new_slates`.
+        `start`: of their time bucket, `cohort_start`: of their cohort. Keys of new slates are appended to `new_slates`.
         """
         rows: list[Row | Stint] = []
         for made in assignments:
             place = (made.experiment, made.variant, made.allocation)
             cell = self.cells.get(place) or self._cell(place, emitting)
             bucket = cell.bucket if cell.bucket_start == start else self._bucket(cell, start)
+            cohort = cell.cohort if cell.cohort_start == cohort_start else self._cohort(cell, cohort_start)
             if made.unit_kind == "slate":
                 # The length keeps ("ab", "c") and ("a", "bc") apart.
                 key = f"{cell.index}:{at_ms}:{len(user)}:{user}{made.unit}"
                 row = self.slates.get(key)
                 if row is None:
-                    row = self.slates[key] = Row(key, cell, _NOTHING, bucket)
+                    row = self.slates[key] = Row(key, cell, _NOTHING, bucket, cohort)
                     new_slates.append(key)
                 rows.append(row)
             else:
-                assert bucket is not None
+                assert bucket is not None and cohort is not None
                 key = _encode((made.experiment, user, made.unit)).decode()
                 unit = self.units.get(key)
                 if unit is None:
                     unit = self.units[key] = Unit(key)
                 if unit.cell is None and emitting:
                     unit.cell = cell  # unless the store knows an earlier one
-                rows.append(Stint(unit, cell, bucket))
+                rows.append(Stint(unit, cell, bucket, cohort))
         return rows[0] if len(rows) == 1 else tuple(rows)
 
     def _bucket(self, cell: Cell, start: int) -> Row:
@@ -136,6 +141,10 @@ class Counting:
         cell.bucket_start, cell.bucket = start, row
         return row
 
+    def _cohort(self, cell: Cell, start: int) -> Cohort:
+        cell.cohort_start, cell.cohort = start, self.cohorts.of(cell.pair, start)
+        return cell.cohort
+
     def add_impressions(self, rows: Rows, count: int) -> None:
         for row in (rows,) if type(rows) is Row else several(rows):
             delta = row.delta
@@ -145,7 +154,31 @@ class Counting:
             else:
                 delta[0] += count
 
-    def add_outcome(self, rows: Rows, index: int, value: int) -> None:
+    def add_outcome(self, rows: Rows, index: int, delay_bin: int) -> None:
+        """Count an outcome without a value."""
+        if type(rows) is tuple:
+            for row in rows:
+                self.add_outcome(row, index, delay_bin)
+            return
+        one: Row | Stint = rows  # type: ignore[assignment]
+        place, key = 2 * index + 1, DELAY_BINS * index + delay_bin
+        delta = one.delta
+        if delta is None:
+            delta = one.delta = [0] * (place + 2)
+            self.touched.append(one)
+        elif len(delta) <= place:
+            delta += (0,) * (place + 2 - len(delta))
+        delta[place] += 1
+        if type(one) is Row:
+            one.cohort.delays[key] += 1  # type: ignore[union-attr]
+        elif type(one) is Stint:
+            if one.delays is None:
+                one.delays = [key]
+            else:
+                one.delays.append(key)
+
+    def add_value(self, rows: Rows, index: int, value: int) -> None:
+        """Count an outcome with a value, in thousandths."""
         place = 2 * index + 1
         for row in (rows,) if type(rows) is Row else several(rows):
             delta = row.delta
@@ -155,8 +188,7 @@ class Counting:
             elif len(delta) <= place:
                 delta += (0,) * (place + 2 - len(delta))
             delta[place] += 1
-            if value:
-                delta[place + 1] += value
+            delta[place + 1] += value
 
     def to_load(self) -> tuple[list[Unit], list[Row]]:
         """Touched (units, buckets) whose totals the store must give, through `load`, before `settle`."""
@@ -172,6 +204,8 @@ class Counting:
 
     def load(self, units: Sequence[Unit], buckets: Sequence[Row], texts: Sequence[str | None]) -> None:
         """What the store holds of the rows that `to_load` named: of the units, then of the buckets.
+
+        While rebuilding: of units only, and only of those that it has.
 
         Raises Fenced when a unit is missing that was counted: somebody else has changed the store.
         """
@@ -190,7 +224,7 @@ class Counting:
         """Apply the batch, after `to_load` and `load`. Returns what the store must hold: units, buckets (field → text).
 
         Not emitting (while rebuilding), the store and the cells hold these increments already: only the rows of
-        slates move.
+        slates and the cohorts move.
         """
         stints = self._settle_slates(emitting)
         units = self._settle_stints(stints, emitting)
@@ -213,9 +247,10 @@ class Counting:
                 assert type(row) is Stint
                 stints.append(row)
                 continue
-            delta, old, cell, bucket = row.delta, row.total, row.cell, row.bucket
+            delta, old, cell, bucket, cohort = row.delta, row.total, row.cell, row.bucket, row.cohort
             row.delta = None
-            assert delta is not None and old is not None and bucket is not None
+            assert delta is not None and old is not None and bucket is not None and cohort is not None
+            cohort.impressions += delta[0]
             total = bucket.delta
             if total is None:
                 bucket.delta = delta.copy()
@@ -240,13 +275,21 @@ class Counting:
         touched: dict[Unit, None] = {}
         for stint in stints:
             unit, cell, delta, bucket = stint.unit, stint.cell, stint.delta, stint.bucket
-            stint.delta = None
+            delays, stint.delta, stint.delays = stint.delays, None, None
+            first = unit.cell
+            if first is None and not emitting:
+                continue  # of a record from before the low-water: the store has never heard of its unit
+            assert delta is not None and first is not None and unit.total is not None, "to_load() names what to load"
+            is_evidence = cell is first or cell.pair == first.pair
+            if is_evidence:
+                cohort = stint.cohort
+                cohort.impressions += delta[0]
+                for key in delays or ():
+                    cohort.delays[key] += 1
             if not emitting:
                 continue
-            first = unit.cell
-            assert delta is not None and first is not None and unit.total is not None, "to_load() names what to load"
             touched[unit] = None
-            if cell is first or cell.key[:2] == first.key[:2]:
+            if is_evidence:
                 unit.delta = delta if unit.delta is None else added(unit.delta, delta)
                 if bucket.delta is None:
                     bucket.delta = delta.copy()
@@ -254,7 +297,7 @@ class Counting:
                 else:
                     bucket.delta = added(bucket.delta, delta)
             elif delta[0]:
-                self._move(unit, cell.key[:2], delta[0])
+                self._move(unit, cell.pair, delta[0])
         texts = {}
         for unit in touched:
             if unit.delta is not None:

@@ -87,8 +87,13 @@ class PartitionCounter:
     def read_clicks(self, records: Iterable[Record]) -> None:
         self.core.read_clicks(records)
 
-    def rebuilt(self) -> None:
+    def rebuilt(self, source: RowSource) -> None:
         assert self.rebuild is not None
+        units, _ = self.core.counting.to_load()
+        if units:
+            texts = source.rows(self.partition, [unit.key for unit in units], [])
+            known = [(unit, text) for unit, text in zip(units, texts, strict=True) if text]
+            self.core.counting.load([unit for unit, _ in known], [], [text for _, text in known])
         (_, a), (_, b) = self.rebuild
         self.core.end_rebuild(a, b)
         self.rebuild = None
@@ -190,6 +195,7 @@ class PartitionCounter:
             watermark_ms=_time(core.watermark),
             cells=cells,
             moved=moved,
+            delays=core.delays(),
             records=dict(sorted(core.records.items())),
         )
 

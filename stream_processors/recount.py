@@ -8,6 +8,7 @@ Library: msgspec.
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -40,7 +41,20 @@ class _Window:
     last: int
     parts: list[tuple[Cell, tuple[object, ...], int]]
     """(cell, unit, bucket) for every assignment that is evidence"""
+    delays: list[tuple[str, int]] = field(default_factory=list)
+    """(outcome, delay in ms) of every counted outcome without a value"""
     seen: set[object] = field(default_factory=set)
+
+
+@dataclass
+class Delays:
+    """The cohorts of one (experiment, variant), from lateness + two windows before the smaller watermark on."""
+
+    impressions: Counter[int] = field(default_factory=Counter)
+    """By start of their cohort"""
+    ahead: int = 0
+    outcomes: dict[str, Counter[tuple[int, int]]] = field(default_factory=lambda: defaultdict(Counter))
+    """Name → by (start of the impression's cohort, delay bin)"""
 
 
 @dataclass
@@ -54,6 +68,8 @@ class Recount:
     """(cell, outcome) → (Σc, Σc², Σnc, Σv, Σv², Σnv)"""
     buckets: dict[tuple[str, str, int], dict[str, tuple[int, int]]] = field(default_factory=dict)
     """(experiment, variant, start) → {"": (n, 0), outcome: (c, v)}"""
+    delays: dict[tuple[str, str], Delays] = field(default_factory=dict)
+    """(experiment, variant) → what its cohorts hold; empty before both topics had an event"""
     waiting: int = 0
     moved: dict[tuple[str, str], tuple[int, int]] = field(default_factory=dict)
     """(experiment, variant) → (units, impressions) that it was shown to and that belong to another variant"""
@@ -67,7 +83,8 @@ def recount(impressions: Iterable[LogRecord], clicks: Iterable[LogRecord], defin
     result = Recount()
     units: dict[Cell, dict[tuple[object, ...], Counter[str]]] = defaultdict(lambda: defaultdict(Counter))
     windows, watermark = _windows(impressions, definitions, result, units)
-    _clicks(clicks, definitions, result, units, windows, watermark)
+    other = _clicks(clicks, definitions, result, units, windows, watermark)
+    _delays(windows, min(watermark, other), definitions, result)
     for cell, members in units.items():
         ns = [unit["n"] for unit in members.values()]
         result.cells[cell] = (len(ns), sum(ns), sum(n * n for n in ns))
@@ -147,7 +164,7 @@ def _clicks(
     units: dict[Cell, dict[tuple[object, ...], Counter[str]]],
     windows: dict[str, list[_Window]],
     impressions_watermark: float,
-) -> None:
+) -> float:
     watermark = _FOREVER_AGO
     for offset, value, broker_ms in clicks:
         event = _parsed(value, broker_ms, definitions, OutcomeObserved)
@@ -189,12 +206,36 @@ def _clicks(
             continue
         window.seen.add(identity)
         result.records["clicks.counted"] += 1
+        if event.value_milli is None:
+            window.delays.append((name, event.at_ms - window.first))
         for cell, unit, start in window.parts:
             units[cell][unit][f"c:{name}"] += 1
             units[cell][unit][f"v:{name}"] += event.value_milli or 0
             bucket = result.buckets[cell[0], cell[1], start]
             c, v = bucket.get(name, (0, 0))
             bucket[name] = (c + 1, v + (event.value_milli or 0))
+    return watermark
+
+
+def _delays(windows: dict[str, list[_Window]], watermark: float, definitions: Definitions, result: Recount) -> None:
+    if watermark == _FOREVER_AGO:
+        return
+    window = definitions.window_ms
+    width = max(1, math.ceil(window / 16))
+    newest = watermark // width * width
+    oldest = max(watermark - definitions.lateness_ms - 2 * window, newest - 64 * width)
+    for one in (one for of_id in windows.values() for one in of_id):
+        start = one.first // width * width
+        if start < oldest:
+            continue
+        for cell, _, _ in one.parts:
+            delays = result.delays.setdefault(cell[:2], Delays())
+            if start > newest:
+                delays.ahead += 1
+            else:
+                delays.impressions[start] += 1
+            for name, delay in one.delays:
+                delays.outcomes[name][start, min(delay // width, 15)] += 1
 
 
 def _cell(key: Cell, named: dict[Cell, dict[tuple[object, ...], Counter[str]]]) -> Cell:

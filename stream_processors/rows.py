@@ -9,6 +9,7 @@ Library: msgspec (small structs without garbage-collector headers).
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from operator import add
 from typing import TypeAlias
@@ -16,7 +17,20 @@ from typing import TypeAlias
 import msgspec
 from msgspec import Struct
 
-__all__ = ["Cell", "CellKey", "Pair", "Row", "Rows", "Stint", "Unit", "added", "move", "numbers", "parse_unit"]
+__all__ = [
+    "Cell",
+    "CellKey",
+    "Cohort",
+    "Pair",
+    "Row",
+    "Rows",
+    "Stint",
+    "Unit",
+    "added",
+    "move",
+    "numbers",
+    "parse_unit",
+]
 __all__ += ["several", "stored_unit"]
 
 CellKey: TypeAlias = tuple[str, str, str]
@@ -32,6 +46,7 @@ class Cell(Struct, gc=False, eq=False):
     """Sums over the units of one (experiment, variant, allocation)."""
 
     key: CellKey
+    pair: Pair
     index: int
     text: str
     """`key` as JSON"""
@@ -45,6 +60,16 @@ class Cell(Struct, gc=False, eq=False):
     bucket_start: int = -1
     bucket: Row | None = None
     """The time bucket that was last used, to find it without a look-up"""
+    cohort_start: int = -1
+    cohort: Cohort | None = None
+
+
+class Cohort(Struct, gc=False, eq=False):
+    """Impressions of one (experiment, variant) within a 16th of the window, and what followed them."""
+
+    impressions: int = 0
+    delays: defaultdict[int, int] = msgspec.field(default_factory=lambda: defaultdict(int))
+    """16 · outcome index + delay bin → outcomes without a value"""
 
 
 class Row(Struct, gc=False, eq=False):
@@ -57,6 +82,8 @@ class Row(Struct, gc=False, eq=False):
     """None until loaded from the store"""
     bucket: Row | None = None
     """Where a slate's increments also belong: all of them fall into one time bucket"""
+    cohort: Cohort | None = None
+    """And into one cohort"""
     delta: list[int] | None = None
 
 
@@ -80,7 +107,10 @@ class Stint(Struct, gc=False, eq=False):
     cell: Cell
     """As assigned then, which need not be where the unit counts"""
     bucket: Row
+    cohort: Cohort
     delta: list[int] | None = None
+    delays: list[int] | None = None
+    """Keys in `Cohort.delays`, one an outcome"""
 
 
 Rows: TypeAlias = Row | Stint | tuple[Row | Stint, ...]

@@ -10,15 +10,21 @@ from msgspec import Struct
 
 from sluice.adapters.counters import CounterStore, PartitionCounts
 from sluice.adapters.log_ends import LogEnds
-from sluice.adapters.reader import read_range
+from sluice.adapters.reader import TopicReader, read_range
 from sluice.adapters.redis import connect
 from sluice.domain.definitions import RULES
+from sluice.domain.events import DelayCohorts, StatsPublished
 from sluice.errors import SluiceError
-from sluice.names import CLICKS, IMPRESSIONS, Keys
+from sluice.names import CLICKS, IMPRESSIONS, VARIANT_STATS, Keys
 from sluice.settings import Settings
-from stream_processors.recount import LogRecord, Recount, recount
+from stream_processors.cohorts import MAX_OUTCOMES
+from stream_processors.recount import Delays, LogRecord, Recount, recount
 
 __all__ = ["Difference", "PartitionCheck", "verify", "verify_partition"]
+
+
+SNAPSHOTS_READ = 200
+"""Of each partition of `variant-stats`, to find the last one of every partition that is counted"""
 
 
 class Difference(Struct, frozen=True):
@@ -51,7 +57,8 @@ def verify(settings: Settings) -> list[PartitionCheck]:
     store = CounterStore(connect(settings), Keys(settings.prefix))
     with LogEnds(settings, (IMPRESSIONS, CLICKS)) as logs:
         ends = logs.read()
-    checks = [verify_partition(settings, store, partition) for partition in sorted(ends)]
+    told = _last_snapshots(settings)
+    checks = [verify_partition(settings, store, partition, told.get(partition)) for partition in sorted(ends)]
     return [
         msgspec.structs.replace(
             check,
@@ -62,7 +69,10 @@ def verify(settings: Settings) -> list[PartitionCheck]:
     ]
 
 
-def verify_partition(settings: Settings, store: CounterStore, partition: int) -> PartitionCheck:
+def verify_partition(
+    settings: Settings, store: CounterStore, partition: int, told: StatsPublished | None = None
+) -> PartitionCheck:
+    """`told`: the last snapshot of the partition, whose cohorts are compared at its own offsets."""
     counts, buckets = store.read_all(partition)
     if counts is None:
         return PartitionCheck(partition, 0, 0, 0, ())
@@ -71,12 +81,13 @@ def verify_partition(settings: Settings, store: CounterStore, partition: int) ->
             f"partition {partition} was counted by another version of Sluice (rules {counts.definitions.rules}, here "
             f"{RULES}): start `sluice process` of this version, it counts again from the log"
         )
-    result = recount(
-        _log(settings, IMPRESSIONS, partition, counts.impressions_start, counts.impressions_offset),
-        _log(settings, CLICKS, partition, counts.clicks_start, counts.clicks_offset),
-        counts.definitions,
-    )
+    offsets = counts.impressions_offset, counts.clicks_offset
+    result = _recounted(settings, counts, offsets)
     stored, wanted = _stored(counts, buckets), _wanted(result)
+    if told is not None and told.delays is not None and _same_rules(told, counts):
+        at = told.impressions_offset, told.clicks_offset
+        stored |= _told_delays(told.delays)
+        wanted |= _wanted_delays((result if at == offsets else _recounted(settings, counts, at)).delays, told.delays)
     differences = tuple(
         Difference(name, stored.get(name, 0), wanted.get(name, 0))
         for name in sorted(stored.keys() | wanted.keys())
@@ -84,6 +95,36 @@ def verify_partition(settings: Settings, store: CounterStore, partition: int) ->
     )
     return PartitionCheck(
         partition, counts.impressions_offset, counts.clicks_offset, len(stored.keys() | wanted.keys()), differences
+    )
+
+
+def _last_snapshots(settings: Settings) -> dict[int, StatsPublished]:
+    """Partition → its snapshot among the newest records of `variant-stats`."""
+    found: dict[int, StatsPublished] = {}
+    with TopicReader(settings, VARIANT_STATS, from_start=False, last=SNAPSHOTS_READ) as reader:
+        for message in reader.rest():
+            try:
+                snapshot = msgspec.json.decode(message.value() or b"", type=StatsPublished)
+            except msgspec.MsgspecError:
+                continue  # whoever wrote it, it is no snapshot
+            found[snapshot.partition] = snapshot
+    return found
+
+
+def _same_rules(told: StatsPublished, counts: PartitionCounts) -> bool:
+    """A snapshot is compared unless it is of other counts: by other definitions, or of before the store was emptied."""
+    return (
+        (told.window_ms, told.lateness_ms) == (counts.window_ms, counts.lateness_ms)
+        and counts.impressions_start <= told.impressions_offset <= counts.impressions_offset
+        and counts.clicks_start <= told.clicks_offset <= counts.clicks_offset
+    )
+
+
+def _recounted(settings: Settings, counts: PartitionCounts, offsets: tuple[int, int]) -> Recount:
+    return recount(
+        _log(settings, IMPRESSIONS, counts.partition, counts.impressions_start, offsets[0]),
+        _log(settings, CLICKS, counts.partition, counts.clicks_start, offsets[1]),
+        counts.definitions,
     )
 
 
@@ -129,6 +170,38 @@ def _wanted(result: Recount) -> dict[str, int]:
             else:
                 flat[f"bucket {field} n"] = c
     return flat
+
+
+def _told_delays(delays: DelayCohorts) -> dict[str, int]:
+    """Every integer of the cohorts by one flat name, without zeros."""
+    flat = {}
+    for one in delays.variants:
+        label = f"delays {one.experiment} {one.variant}"
+        flat[f"{label} ahead"] = one.ahead
+        for place, count in enumerate(one.impressions):
+            flat[f"{label} {delays.start_ms + place * delays.cohort_ms} n"] = count
+        for name, cohorts in one.outcomes.items():
+            for place, bins in enumerate(cohorts):
+                start = delays.start_ms + place * delays.cohort_ms
+                flat |= {f"{label} {start} {name} bin {at}": count for at, count in enumerate(bins)}
+    return {name: count for name, count in flat.items() if count}
+
+
+def _wanted_delays(recounted: dict[tuple[str, str], Delays], told: DelayCohorts) -> dict[str, int]:
+    """The same of a recount, as far as there was room for it in what was told."""
+    listed = {(one.experiment, one.variant): one.outcomes for one in told.variants}
+    flat = {}
+    for pair, one in recounted.items():
+        outcomes = listed.get(pair, {})
+        if pair not in listed and told.left_out:
+            continue
+        label = f"delays {' '.join(pair)}"
+        flat[f"{label} ahead"] = one.ahead
+        flat |= {f"{label} {start} n": count for start, count in one.impressions.items()}
+        for name, bins in one.outcomes.items():
+            if name in outcomes or len(outcomes) < MAX_OUTCOMES:
+                flat |= {f"{label} {start} {name} bin {at}": count for (start, at), count in bins.items()}
+    return {name: count for name, count in flat.items() if count}
 
 
 def _cell_names(key: tuple[str, str, str], numbers: tuple[int, ...]) -> dict[str, int]:

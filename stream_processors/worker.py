@@ -164,7 +164,7 @@ class CountingWorker:
             ):
                 for messages in read_range(self.settings, topic, partition, low, high):
                     read(messages)
-            counter.rebuilt()
+            counter.rebuilt(self._store)
             self.totals.rebuilt += 1
             (i0, i1), (c0, c1) = ranges
             log.info("partition %d: rebuilt from impressions %d–%d, clicks %d–%d", partition, i0, i1, c0, c1)
@@ -184,12 +184,12 @@ class CountingWorker:
         return starts[0], starts[1]
 
     def _patiently(self, action: Callable[[], T], what: str) -> T:
-        """Retry while the broker or Redis is away: one line when it starts, one when it ends."""
+        """Retry while the broker or Redis is away or moves on: one line when it starts, one when it ends."""
         wait_s, started = 0.1, 0.0
         while True:
             try:
                 result = action()
-            except (RedisError, KafkaException, TransportError) as error:
+            except (RedisError, KafkaException, TransportError, Fenced) as error:
                 if self._stopping():
                     raise TransportError(f"{what}: {error}") from error
                 if not started:

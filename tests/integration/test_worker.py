@@ -326,7 +326,7 @@ def test_who_was_overtaken_is_fenced_and_goes_on_exactly(
                 (CLICKS, other.read_clicks, other.rebuild[1]),
             ):
                 read([m for m in logs[topic][partition] if low <= m.offset() < high])
-            other.rebuilt()
+            other.rebuilt(store)
             ahead = [m for m in logs[IMPRESSIONS][partition] if m.offset() >= other.offsets[0]][:20]
             assert ahead, "the log gives every partition something"
             other.read_impressions(ahead)

@@ -2,75 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import pytest
 from event_logs import click, impression
-from memory_store import MemoryStore
+from one_partition import Partition
 
 from sluice.domain.definitions import RULES, Definitions
 from sluice.domain.events import Assignment, Heartbeat, MovedUnits, StatsPublished, encode
 from sluice.errors import Fenced
 from stream_processors.partition import PartitionCounter
-from stream_processors.recount import recount
 
 BY = Definitions(1000, 100, 10**6, 500)
-
-
-class Consumed:
-    """A record with the methods of a consumed message."""
-
-    def __init__(self, offset: int, value: bytes) -> None:
-        self._offset, self._value = offset, value
-
-    def offset(self) -> int:
-        return self._offset
-
-    def value(self) -> bytes:
-        return self._value
-
-    def key(self) -> bytes:
-        return b"user"
-
-    def timestamp(self) -> tuple[int, int]:
-        return (2, 10**6)
-
-
-class Partition:
-    """Two logs that grow, and the one store they are counted into."""
-
-    def __init__(self) -> None:
-        self.store = MemoryStore()
-        self.logs: tuple[list[Consumed], list[Consumed]] = ([], [])
-        self.counter = PartitionCounter(0, BY, None)
-
-    def write(self, *, impressions: Sequence[bytes] = (), clicks: Sequence[bytes] = ()) -> None:
-        for log, values in zip(self.logs, (impressions, clicks), strict=True):
-            log += [Consumed(len(log) + n, value) for n, value in enumerate(values)]
-
-    def restart(self) -> None:
-        self.counter = PartitionCounter(0, BY, self.store.read(0))
-        assert self.counter.rebuild is not None
-        (a0, a1), (b0, b1) = self.counter.rebuild
-        self.counter.read_impressions(self.logs[0][a0:a1])
-        self.counter.read_clicks(self.logs[1][b0:b1])
-        self.counter.rebuilt()
-
-    def count(self) -> StatsPublished:
-        a, b = self.counter.offsets
-        self.counter.read_impressions(self.logs[0][a:])
-        self.counter.read_clicks(self.logs[1][b:])
-        update, _ = self.counter.prepare(self.store)
-        assert self.store.commit([update]) == [None]
-        self.counter.committed(update)
-        found = self.counter.snapshot()
-        wanted = recount(*([(m.offset(), m.value(), 10**6) for m in log] for log in self.logs), BY)
-        cells = {(c.experiment, c.variant, c.allocation): c.statistics for c in found.cells}
-        named = {key: sums for key, sums in wanted.cells.items() if sums[0]}
-        assert {key: (s.units, s.impressions, s.impressions_squared) for key, s in cells.items()} == named
-        assert {(m.experiment, m.variant): (m.units, m.impressions) for m in found.moved} == wanted.moved
-        return found
 
 
 def under(variant: str, allocation: str = "a=50,b=50", unit: str = "u", kind: Any = "user") -> Assignment:
@@ -87,7 +30,7 @@ def cells(found: StatsPublished) -> dict[tuple[str, str], tuple[int, int, int]]:
 
 @pytest.fixture
 def partition() -> Partition:
-    return Partition()
+    return Partition(BY)
 
 
 @pytest.mark.parametrize("kind", ["user", "session"])
@@ -167,8 +110,8 @@ def test_moved_units_are_in_no_bucket(partition: Partition) -> None:
 def test_a_unit_that_the_store_lost_is_not_guessed(partition: Partition) -> None:
     partition.write(impressions=[impression(1, "u", 10, under("a"))])
     partition.count()
-    partition.restart()
     partition.store._of[0].units.clear()
+    partition.restart()
     partition.write(clicks=[click(1, "u", 11)])
     with pytest.raises(Fenced, match="unit"):
         partition.count()

@@ -16,12 +16,12 @@ import pytest
 from memory_store import MemoryStore
 
 from sluice.domain.definitions import Definitions
-from sluice.domain.events import Assignment, Heartbeat, ImpressionShown, OutcomeObserved, encode
+from sluice.domain.events import Assignment, Heartbeat, ImpressionShown, OutcomeObserved, StatsPublished, encode
 from sluice.errors import Fenced
 from stream_processors import counting
 from stream_processors import recount as recounting
 from stream_processors.partition import PartitionCounter
-from stream_processors.recount import Recount, recount
+from stream_processors.recount import Delays, Recount, recount
 
 ALL_LOGS = 6500
 LOGS = int(os.environ.get("SLUICE_TEST_LOGS", ALL_LOGS))
@@ -130,7 +130,7 @@ class Worker:
             (a0, a1), (b0, b1) = self.counter.rebuild
             self.counter.read_clicks([e for e in logs[1] if b0 <= e.offset() < b1])
             self.counter.read_impressions([e for e in logs[0] if a0 <= e.offset() < a1])
-            self.counter.rebuilt()
+            self.counter.rebuilt(store)
 
     def read(self, topic: int, count: int) -> bool:
         start = self.counter.offsets[topic]
@@ -151,6 +151,23 @@ class Worker:
             self.counter.committed(update)
             return True
         return False
+
+
+def told_delays(snapshot: StatsPublished) -> dict[tuple[str, str], Delays]:
+    """(experiment, variant) → what a snapshot says of its cohorts, in the words of the recount."""
+    told: dict[tuple[str, str], Delays] = {}
+    if snapshot.delays is None:
+        return told
+    start, width = snapshot.delays.start_ms, snapshot.delays.cohort_ms
+    for one in snapshot.delays.variants:
+        delays = told[one.experiment, one.variant] = Delays(ahead=one.ahead)
+        for place, count in enumerate(one.impressions):
+            delays.impressions[start + place * width] = count
+        for name, cohorts in one.outcomes.items():
+            for place, bins in enumerate(cohorts):
+                for delay_bin, count in enumerate(bins):
+                    delays.outcomes[name][start + place * width, delay_bin] = count
+    return told
 
 
 def expected_state(result: Recount) -> dict[str, object]:
@@ -207,17 +224,23 @@ def run_log(seed: int) -> int:
 def run_schedules(seed: int, rng: random.Random) -> int:
     impressions, clicks, definitions = make_logs(rng)
     logs = (impressions, clicks)
-    memo: dict[tuple[int, int, Definitions], tuple[dict[str, object], set]] = {}
+    memo: dict[tuple[int, int, Definitions], tuple[dict[str, object], set, dict[tuple[str, str], Delays]]] = {}
 
-    def truth(a: int, b: int, by: Definitions) -> tuple[dict[str, object], set]:
+    def truth(a: int, b: int, by: Definitions) -> tuple[dict[str, object], set, dict[tuple[str, str], Delays]]:
         if (a, b, by) not in memo:
             rows = [
                 [(e.offset(), e.value(), e.timestamp()[1]) for e in log if e.offset() < end]
                 for log, end in zip(logs, (a, b), strict=True)
             ]
             result = recount(*rows, by)
-            memo[a, b, by] = expected_state(result), result.rejected
+            memo[a, b, by] = expected_state(result), result.rejected, result.delays
         return memo[a, b, by]
+
+    def started() -> Worker:
+        worker = Worker(store, logs, by, dead)
+        told, wanted = told_delays(worker.counter.snapshot()), truth(*worker.counter.offsets, by)[2]
+        assert told == wanted, f"{where} rebuilt at {worker.counter.offsets}\ntold {told}\nwanted {wanted}"
+        return worker
 
     end = tuple(log[-1].offset() + 1 if log else 0 for log in logs)
     compared = 0
@@ -225,22 +248,22 @@ def run_schedules(seed: int, rng: random.Random) -> int:
         by = definitions
         store = MemoryStore()
         dead: set[tuple[str, int, str]] = set()
-        workers = [Worker(store, logs, by, dead)]
-        other_definitions = rng.random() < 0.05
         where = f"seed={seed} schedule={schedule}"
+        workers = [started()]
+        other_definitions = rng.random() < 0.05
         for _ in range(200):
             action = rng.random()
             which = rng.randrange(len(workers))
             worker = workers[which]
             if action < 0.08:
-                workers[which] = Worker(store, logs, by, dead)  # killed before it could commit
+                workers[which] = started()  # killed before it could commit
                 continue
             if action < 0.13 and len(workers) == 1:
-                workers.append(Worker(store, logs, by, dead))
+                workers.append(started())
                 continue
             if action < 0.14 and other_definitions:
                 by = Definitions(by.window_ms + 1, by.lateness_ms + 1, by.skew_ms, by.bucket_ms)
-                workers = [Worker(store, logs, by, dead)]
+                workers = [started()]
                 dead.clear()
                 other_definitions = False
                 continue
@@ -249,14 +272,16 @@ def run_schedules(seed: int, rng: random.Random) -> int:
                 moved |= worker.read(rng.randrange(2), rng.choice((1, 2, 9)))
             if moved:
                 if not worker.commit():
-                    workers[which] = Worker(store, logs, by, dead)  # fenced: drop everything, rebuild
+                    workers[which] = started()  # fenced: drop everything, rebuild
                     continue
                 counts = store.read(0)
                 at = (counts.impressions_offset, counts.clicks_offset)
-                wanted, rejected = truth(*at, by)
+                wanted, rejected, delays = truth(*at, by)
                 found = stored_state(store)
                 assert found == wanted, f"{where} offsets={at}\nstored {found}\nwanted {wanted}"
                 assert dead >= rejected, f"{where}: not among the dead letters: {rejected - dead}"
+                told = told_delays(worker.counter.snapshot())
+                assert told == delays, f"{where} offsets={at}\ntold {told}\nwanted {delays}"
                 compared += 1
                 if at == end:
                     assert dead == rejected, f"{where}: dead letters {dead ^ rejected}"
