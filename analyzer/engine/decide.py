@@ -12,10 +12,12 @@ from typing import NamedTuple
 import msgspec
 
 from analyzer.engine import reasons
-from analyzer.engine.evaluate import Evaluation, Problem, evaluate
-from analyzer.engine.guardrails import check_guardrails
+from analyzer.engine.evaluate import Evaluation, Problem, among, evaluate
+from analyzer.engine.guardrails import breached, check_guardrails
 from analyzer.engine.memory import Memory, remember
+from analyzer.engine.moments import effective_units
 from analyzer.engine.segments import compare_segments
+from analyzer.engine.sequential import LEAST_VALUES
 from analyzer.engine.traffic import allocate, convergence_note
 from analyzer.engine.verdict import conclude
 from sluice.domain.allocation import allocation_key
@@ -124,10 +126,12 @@ def _decision(case: Case, memory: Memory, figures: Evaluation) -> DecisionMade:
     checked = check_guardrails(experiment, snapshot.cells, DIGITS)
     segments = compare_segments(experiment, snapshot.segments, DIGITS)
     immature = snapshot.delay is not None and snapshot.delay.immature
-    finding = conclude(experiment, results, tuple(short), always, checked, immature=immature)
+    left = _left(experiment, figures, results, breached(checked))
+    finding = conclude(experiment, results, left, tuple(short), always, checked, immature=immature)
     allocation = allocate(experiment, figures, finding, checked, before.allocation)
     told = reasons.Figures(
         results=results,
+        left=left,
         finding=finding,
         short=short,
         sample_ratio_p=always,
@@ -137,7 +141,7 @@ def _decision(case: Case, memory: Memory, figures: Evaluation) -> DecisionMade:
         before=before.allocation,
         unknown=_unknown(experiment, snapshot.cells),
         moved=snapshot.moved,
-        notes=(*memory.notes, *convergence_note(experiment, figures, finding)),
+        notes=(*memory.notes, *convergence_note(experiment, figures, finding, left)),
     )
     return DecisionMade(
         experiment=experiment.name,
@@ -194,6 +198,22 @@ def _results(experiment: Experiment, figures: Evaluation) -> tuple[VariantResult
     )
 
 
+def _left(
+    experiment: Experiment, figures: Evaluation, results: tuple[VariantResult, ...], out: frozenset[str]
+) -> tuple[VariantResult, ...]:
+    """The variants that no guardrail has put out, compared among themselves: the others cannot be chosen."""
+    if not out:
+        return results
+    left = [result for result in results if result.variant not in out]
+    p_best, loss, _ = among(experiment, figures, [result.variant for result in left])
+    return tuple(
+        msgspec.structs.replace(
+            result, p_best=round(float(p_best[i]), DIGITS), expected_loss=round(float(loss[i]), DIGITS)
+        )
+        for i, result in enumerate(left)
+    )
+
+
 def _contrast(figures: Evaluation, i: int) -> Contrast | None:
     against = figures.contrasts
     interval = _interval(against.low[i], against.high[i])
@@ -212,20 +232,32 @@ def _contrast(figures: Evaluation, i: int) -> Contrast | None:
 
 
 def _short(experiment: Experiment, figures: Evaluation) -> dict[str, str]:
-    """Variants without enough, with what they have of what they need."""
+    """Variants without enough, with what they have of what they need: what `sequential.ready` asks for, in words."""
     rule, found = experiment.stopping, {}
+    unweighted = effective_units(figures.totals)
     for i, variant in enumerate(experiment.variants):
         if figures.ready[i]:
             continue
-        units, counted = float(figures.effective_units[i]), int(figures.outcomes[i])
-        other = int(figures.totals.n[i]) - counted
+        units, all_of_them = float(figures.effective_units[i]), float(figures.outcomes[i])
+        # Outcomes count with the part of effective units that unequal weights leave.
+        part = min(units / unweighted[i], 1.0) if unweighted[i] > 0 else 0.0
+        counted, other = all_of_them * part, (float(figures.totals.n[i]) - all_of_them) * part
+        weighed = "" if part > 0.99 else f", which weigh {100 * part:.3g} % as the traffic was moved,"
         if units < rule.least_units:
             found[variant.name] = f"{units:,.1f} of the {rule.least_units} effective {experiment.unit}s that are needed"
         elif counted < rule.least_outcomes:
-            found[variant.name] = f"{counted:,} of the {rule.least_outcomes} × {experiment.primary} that are needed"
+            found[variant.name] = (
+                f"{all_of_them:,.0f}{weighed} of the {rule.least_outcomes} × {experiment.primary} that are needed"
+            )
+        elif experiment.measure == "value":
+            found[variant.name] = (
+                f"too few values of {experiment.primary} for their spread: they must weigh as much as {LEAST_VALUES} "
+                f"equal ones"
+            )
         else:
             found[variant.name] = (
-                f"{other:,} of the {rule.least_outcomes} impressions without {experiment.primary} that are needed"
+                f"{other / part:,.0f}{weighed} of the {rule.least_outcomes} impressions without "
+                f"{experiment.primary} that are needed"
             )
     return found
 

@@ -29,7 +29,7 @@ from sluice.domain.experiment import Experiment
 from sluice.domain.statistics import CellStatistics
 from sluice.errors import InvalidEvent
 
-__all__ = ["Evaluation", "Learned", "Problem", "Table", "best_of", "evaluate", "table"]
+__all__ = ["Evaluation", "Learned", "Problem", "Table", "among", "evaluate", "table"]
 
 
 Z95 = 1.959963984540054
@@ -250,10 +250,11 @@ def _normal(totals: Moments, rope_width: float | None) -> _Bayes:
     )
 
 
-def best_of(measure: str, posterior: tuple[Floats, Floats]) -> Comparison:
-    """P(best) and expected loss of posteriors as an `Evaluation` holds them."""
-    first, second = posterior
-    return compare(first, second) if measure == "rate" else compare_normal(first, second**2)
+def among(experiment: Experiment, figures: Evaluation, names: Sequence[str]) -> Comparison:
+    """P(best) and expected loss of the variants `names` alone, in their order."""
+    places = [i for i, variant in enumerate(experiment.variants) if variant.name in names]
+    first, second = (part[places] for part in figures.posterior)
+    return compare(first, second) if experiment.measure == "rate" else compare_normal(first, second**2)
 
 
 def _numbers(sums: CellStatistics, outcome: str, measure: str) -> tuple[float, ...]:

@@ -16,7 +16,7 @@ from analyzer.engine.sequential import contrasts
 from sluice.domain.events import GuardrailResult, StatsCell
 from sluice.domain.experiment import Experiment
 
-__all__ = ["check_guardrails"]
+__all__ = ["breached", "check_guardrails"]
 
 
 def check_guardrails(experiment: Experiment, cells: Iterable[StatsCell], digits: int) -> tuple[GuardrailResult, ...]:
@@ -50,3 +50,8 @@ def check_guardrails(experiment: Experiment, cells: Iterable[StatsCell], digits:
                 )
             )
     return tuple(found)
+
+
+def breached(found: Iterable[GuardrailResult]) -> frozenset[str]:
+    """The variants that some guardrail has put out: they get no traffic and cannot be chosen."""
+    return frozenset(one.variant for one in found if one.status == "breached")

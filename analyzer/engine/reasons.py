@@ -19,6 +19,8 @@ class Figures(NamedTuple):
     """What the reasons are told from."""
 
     results: Sequence[VariantResult]
+    left: Sequence[VariantResult]
+    """Those that no guardrail has put out, compared among themselves"""
     finding: Finding
     short: Mapping[str, str]
     """Variant → what it has of what it needs, for those that have not enough"""
@@ -50,7 +52,7 @@ def explain(experiment: Experiment, figures: Figures) -> tuple[str, ...]:
             f"{clustered.variant} tell as much as {clustered.effective_impressions:,.0f} independent ones "
             f"(design effect {clustered.design_effect:.2f})."
         )
-    if finding.because != "sample-ratio" and figures.sample_ratio_p is not None:
+    if figures.sample_ratio_p is not None and figures.sample_ratio_p >= SAMPLE_RATIO_ALARM:
         lines.append(
             f"The {experiment.unit}s arrived in the proportions the allocations promised "
             f"(always-valid p = {figures.sample_ratio_p:.3g})."
@@ -61,7 +63,7 @@ def explain(experiment: Experiment, figures: Figures) -> tuple[str, ...]:
             f"{experiment.unit.capitalize()}s that came back under another variant stay with their first, and what "
             f"they saw then is left out: {', '.join(named[:MOST_NAMED])}."
         )
-    lines += _segments(figures.segments)
+    lines += _segments(experiment, figures.segments)
     if figures.unknown:
         lines.append(f"Counted but not part of the experiment, and left out: {_listed(figures.unknown)}.")
     return tuple(lines)
@@ -91,14 +93,20 @@ def _size(experiment: Experiment, amount: float) -> str:
     value = abs(amount)
     if experiment.measure == "value":
         return f"{value:.3g}"
-    return "less than 0.0001 percentage points" if 100 * value < 0.0001 else f"{100 * value:.2g} percentage points"
+    return "less than 0.0001 percentage points" if 100 * value < 0.0001 else f"{_points(value)} percentage points"
 
 
 def _signed(experiment: Experiment, interval: tuple[float, float]) -> str:
     low, high = interval
     if experiment.measure == "value":
         return f"{low:+.3g} to {high:+.3g}"
-    return f"{100 * low:+.2g} to {100 * high:+.2g}"
+    return f"{_points(low, '+')} to {_points(high, '+')}"
+
+
+def _points(rate: float, sign: str = "") -> str:
+    """In percentage points with two digits, but 130 rather than 1.3e+02."""
+    value = 100 * rate
+    return f"{value:{sign}.2g}" if abs(value) < 99.5 else f"{value:{sign}.0f}"
 
 
 def _control(experiment: Experiment) -> str:
@@ -126,7 +134,7 @@ def _risk(experiment: Experiment, result: VariantResult) -> str:
 
 def _verdict(experiment: Experiment, figures: Figures) -> str:
     finding = figures.finding
-    of = {result.variant: result for result in figures.results}
+    of = {result.variant: result for result in figures.left}
     if finding.verdict == "no-traffic":
         return "No impression has been counted yet."
     if finding.verdict == "invalid":
@@ -138,20 +146,29 @@ def _verdict(experiment: Experiment, figures: Figures) -> str:
         more = f" (and {others} too little)" if others else ""
         return f"Too early to say: {finding.variant} has {figures.short[finding.variant]}{more}."
     if finding.verdict == "rollback":
-        named = sorted({found.variant for found in figures.guardrails if found.status == "breached"})
-        return f"Roll back {', '.join(named)}: a guardrail got worse by more than its margin."
+        return f"Roll back {', '.join(_out(figures))}: a guardrail got worse by more than its margin."
     if finding.because == "aa":
         return "A/A test: the variants are the same on purpose, and no difference was found between them."
     if finding.because == "guardrail-open":
         return f"Not yet: {finding.variant} is better, but a guardrail is not yet known to hold."
     if finding.because == "equivalent":
         rope = _size(experiment, experiment.stopping.rope or 0.0)
-        return f"Stop: no variant differs from {_control(experiment)} by more than {rope}."
+        return f"Stop: no variant{_allowed(figures)} differs from {_control(experiment)} by more than {rope}."
     if finding.verdict == "ship":
         return f"Ship {finding.variant}: {_why(experiment, of[finding.variant])}."
     if finding.verdict == "stop":
         return f"Stop, and keep {_control(experiment)}: {_why_control(experiment, figures)}."
-    return _no_winner(experiment, leader(figures.results), figures.results)
+    return _no_winner(experiment, leader(figures.left), figures.left)
+
+
+def _out(figures: Figures) -> list[str]:
+    """Variants that a guardrail has put out."""
+    left = {result.variant for result in figures.left}
+    return [result.variant for result in figures.results if result.variant not in left]
+
+
+def _allowed(figures: Figures) -> str:
+    return " that the guardrails leave" if _out(figures) else ""
 
 
 def _invalid(experiment: Experiment, figures: Figures) -> str:
@@ -166,6 +183,11 @@ def _invalid(experiment: Experiment, figures: Figures) -> str:
     if finding.because == "aa" and one is not None:
         return (
             f"This is an A/A test, yet {one.variant} is {_against(experiment, one)}: what splits or counts the traffic "
+            f"treats equal variants differently. Find the cause before any A/B test."
+        )
+    if finding.because == "aa-guardrail":
+        return (
+            f"This is an A/A test, yet a guardrail of {finding.variant} is breached: what splits or counts the traffic "
             f"treats equal variants differently. Find the cause before any A/B test."
         )
     seen = ", ".join(f"{result.variant} {result.units:,}" for result in figures.results)
@@ -186,10 +208,10 @@ def _why(experiment: Experiment, winner: VariantResult) -> str:
 
 
 def _why_control(experiment: Experiment, figures: Figures) -> str:
-    control = next(result for result in figures.results if result.variant == experiment.control_name)
+    control = next(result for result in figures.left if result.variant == experiment.control_name)
     if experiment.stopping.rule == "bayesian":
         return _why(experiment, control)
-    others = [result for result in figures.results if result.contrast is not None]
+    others = [result for result in figures.left if result.contrast is not None]
     return "; ".join(f"{result.variant} is {_against(experiment, result)}" for result in others[:MOST_NAMED])
 
 
@@ -235,20 +257,30 @@ def _standing(experiment: Experiment, results: Sequence[VariantResult]) -> str:
 
 
 def _traffic(experiment: Experiment, figures: Figures) -> str:
-    shares = ", ".join(f"{name} {share} %" for name, share in figures.allocation.items())
+    shares = _percents(figures.allocation)
     rule, finding = experiment.bandit, figures.finding
-    if rule.policy == "fixed" and finding.verdict != "rollback":
-        return f"Traffic stays fixed: {shares}."
-    if finding.verdict == "invalid":
-        return f"Traffic is not moved on such evidence: {shares}."
-    if figures.short or finding.verdict == "no-traffic":
-        return f"Traffic stays at its start until every variant has enough: {shares}."
     old = dict(figures.before) or experiment.starting_allocation
-    if dict(figures.allocation) == old:
+    stays = dict(figures.allocation) == old
+    was = "" if stays else f" (was: {_percents(old)})"
+    if finding.verdict == "invalid":
+        return f"Traffic is not moved on such evidence: {shares}{was}."
+    if figures.short or finding.verdict == "no-traffic":
+        moves = "stays at" if stays else "goes back to"
+        return f"Traffic {moves} its start until every variant has enough: {shares}{was}."
+    out = _out(figures)
+    if out:
+        return f"Traffic {'stays away from' if stays else 'leaves'} {', '.join(out)}: {shares}{was}."
+    if rule.policy == "fixed":
+        return f"Traffic {'stays' if stays else 'is'} fixed: {shares}{was}."
+    if stays:
         return f"Traffic stays: {shares}; no share would move by {rule.min_change} percentage points or more."
-    was = ", ".join(f"{name} {share} %" for name, share in old.items())
-    least = f"{100 * rule.floor:.3g} %"
-    return f"Traffic follows the probability of being the best, at least {least} each: {shares} (was: {was})."
+    least = f", at least {100 * rule.floor:.3g} % each" if rule.floor else ""
+    follows = "the probability of being the best" if rule.policy == "thompson" else "top-two sampling of the best"
+    return f"Traffic follows {follows}{least}: {shares}{was}."
+
+
+def _percents(allocation: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {share} %" for name, share in allocation.items())
 
 
 def _guardrails(found: Iterable[GuardrailResult]) -> list[str]:
@@ -257,20 +289,21 @@ def _guardrails(found: Iterable[GuardrailResult]) -> list[str]:
         if one.interval is None:
             said.append(f"{one.outcome} of {one.variant}: not enough yet")
             continue
-        low, high = (100 * end for end in one.interval)
+        low, high = (_points(end, "+") for end in one.interval)
         said.append(
-            f"{one.outcome} of {one.variant} {one.status} "
-            f"({low:+.2g} to {high:+.2g} points, margin {100 * one.margin:.2g})"
+            f"{one.outcome} of {one.variant} {one.status} ({low} to {high} points, margin {_points(one.margin)})"
         )
     return [f"Guardrails: {'; '.join(said)}."] if said else []
 
 
-def _segments(segments: Sequence[SegmentResult]) -> list[str]:
+def _segments(experiment: Experiment, segments: Sequence[SegmentResult]) -> list[str]:
     if not segments:
         return []
     found = sorted((one for one in segments if one.p_holm <= 0.05), key=lambda one: one.p_holm)
-    said = [
-        f"{one.variant} in {one.key}={one.value} {100 * one.difference:+.2g} (p = {one.p_holm:.2g})" for one in found
-    ]
+
+    def difference(one: SegmentResult) -> str:
+        return f"{_points(one.difference, '+')} points" if experiment.measure == "rate" else f"{one.difference:+.3g}"
+
+    said = [f"{one.variant} in {one.key}={one.value} {difference(one)} (p = {one.p_holm:.2g})" for one in found]
     named = f"stand out after Holm's correction: {', '.join(said[:MOST_NAMED])}" if said else "none stands out"
     return [f"Exploratory, {len(segments)} segments looked at: {named}."]

@@ -10,11 +10,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from analyzer.engine.bandit import convergence, moved_enough, thompson_shares, top_two
-from analyzer.engine.evaluate import Evaluation, best_of
+from analyzer.engine.evaluate import Evaluation, among
+from analyzer.engine.guardrails import breached
 from analyzer.engine.quadrature import Comparison
 from analyzer.engine.verdict import Finding
 from sluice.domain.allocation import whole_percents
-from sluice.domain.events import GuardrailResult
+from sluice.domain.events import GuardrailResult, VariantResult
 from sluice.domain.experiment import Experiment
 
 __all__ = ["allocate", "convergence_note"]
@@ -35,15 +36,14 @@ def allocate(
         return kept
     if not figures.ready.all():
         return start
-    breached = {found.variant for found in guardrails if found.status == "breached"}
-    left = [i for i, name in enumerate(start) if name not in breached]
+    out = breached(guardrails)
+    names = [name for name in start if name not in out]
     if rule.policy == "fixed":
-        left_shares = {name: share for name, share in start.items() if name not in breached}
+        left_shares = {name: start[name] for name in names}
         # Where all of it went to variants that are out, the control takes it.
         wanted = whole_percents(left_shares) if any(left_shares.values()) else {experiment.control_name: 100}
     else:
-        shares = _shares(experiment, figures, left)
-        names = [name for name in start if name not in breached]
+        shares = _shares(experiment, figures, names)
         wanted = thompson_shares(dict(zip(names, shares, strict=True)), min(rule.floor, 1 / len(names)))
     wanted = dict.fromkeys(start, 0) | wanted
     # A variant comes and goes at once; other moves must be worth a new allocation.
@@ -51,26 +51,34 @@ def allocate(
     return kept if same and rule.policy != "fixed" and not moved_enough(wanted, kept, rule.min_change) else wanted
 
 
-def _shares(experiment: Experiment, figures: Evaluation, left: list[int]) -> list[float]:
-    """Shares of the variants `left`, before floors and whole percents."""
-    first, second = figures.posterior
-    p_best = np.maximum(best_of(experiment.measure, (first[left], second[left])).p_best, 0.0)
+def _shares(experiment: Experiment, figures: Evaluation, names: Sequence[str]) -> list[float]:
+    """Shares of the variants `names`, before floors and whole percents."""
+    p_best = np.maximum(among(experiment, figures, names).p_best, 0.0)
     shares: list[float] = (top_two(p_best) if experiment.bandit.policy == "top-two" else p_best).tolist()
     return shares
 
 
-def convergence_note(experiment: Experiment, figures: Evaluation, finding: Finding) -> tuple[str, ...]:
-    """A sentence once nothing is left to gain from exploring further."""
-    if finding.verdict in ("invalid", "no-traffic", "insufficient-data") or experiment.bandit.policy == "fixed":
+def convergence_note(
+    experiment: Experiment, figures: Evaluation, finding: Finding, left: Sequence[VariantResult]
+) -> tuple[str, ...]:
+    """A sentence once nothing is left to gain from exploring further. `left`: as `verdict.conclude` takes them."""
+    settled = ("invalid", "no-traffic", "insufficient-data", "rollback")
+    if finding.verdict in settled or experiment.bandit.policy == "fixed":
         return ()
-    mean = figures.posterior[0] / (figures.posterior[0] + figures.posterior[1])
-    if experiment.measure == "value":
-        mean = figures.posterior[0]
-    found = convergence(Comparison(figures.p_best, figures.expected_loss, np.zeros(())), mean)
-    name = experiment.variants[int(found.leader)].name
+    first, second = figures.posterior
+    means = first if experiment.measure == "value" else first / (first + second)
+    names = [variant.name for variant in experiment.variants]
+    found = convergence(
+        Comparison(
+            np.array([result.p_best for result in left]),
+            np.array([result.expected_loss for result in left]),
+            np.zeros(()),
+        ),
+        means[[names.index(result.variant) for result in left]],
+    )
     if not found.converged:
         return ()
     return (
-        f"The bandit has converged on {name}: exploring further could still gain "
+        f"The bandit has converged on {left[int(found.leader)].variant}: exploring further could still gain "
         f"{100 * float(found.relative):.2g} % of its {experiment.measure} on average.",
     )

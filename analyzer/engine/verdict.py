@@ -34,15 +34,17 @@ def leader(results: Sequence[VariantResult]) -> VariantResult:
 def conclude(
     experiment: Experiment,
     results: Sequence[VariantResult],
+    left: Sequence[VariantResult],
     short: Sequence[str],
     sample_ratio_p: float | None,
     guardrails: Iterable[GuardrailResult],
     *,
     immature: bool = False,
 ) -> Finding:
-    """The verdict. `short`: variants that have not enough yet; `sample_ratio_p`: always valid, None if unknown.
+    """The verdict. `left`: the results without variants whose guardrail is breached, compared among themselves.
 
-    `immature`: no impression is as old as the attribution window yet.
+    `short`: variants that have not enough yet; `sample_ratio_p`: always valid, None if unknown; `immature`: no
+    impression is as old as the attribution window yet.
     """
     if not any(result.impressions for result in results):
         return Finding("no-traffic")
@@ -56,16 +58,16 @@ def conclude(
         return Finding("insufficient-data", short[0])
     if immature:
         return Finding("insufficient-data", "", "immature")
-    if experiment.aa:
-        return _same(experiment, results)
     status: dict[str, set[str]] = {}
     for found in guardrails:
         status.setdefault(found.variant, set()).add(found.status)
-    breached = {name for name, of in status.items() if "breached" in of}
-    treatments = [result for result in results if result.variant != experiment.control_name]
-    if all(result.variant in breached for result in treatments):
-        return Finding("rollback", treatments[0].variant, "guardrail")
-    winner = _winner(experiment, results, treatments, breached)
+    if experiment.aa:
+        return _same(experiment, results, left)
+    treatments = [result for result in left if result.variant != experiment.control_name]
+    if not treatments:
+        first = next(result for result in results if result.variant != experiment.control_name)
+        return Finding("rollback", first.variant, "guardrail")
+    winner = _winner(experiment, left, treatments)
     if (
         winner is not None
         and winner.variant != experiment.control_name
@@ -76,34 +78,33 @@ def conclude(
         return Finding("stop" if winner.variant == experiment.control_name else "ship", winner.variant, "better")
     if _equivalent(experiment, treatments):
         return Finding("stop", experiment.control_name, "equivalent")
-    return Finding("continue", leader(results).variant)
+    return Finding("continue", leader(left).variant)
 
 
-def _same(experiment: Experiment, results: Sequence[VariantResult]) -> Finding:
+def _same(experiment: Experiment, results: Sequence[VariantResult], left: Sequence[VariantResult]) -> Finding:
+    allowed = {result.variant for result in left}
     for result in results:
         if result.contrast is not None and result.contrast.always_valid_p <= experiment.stopping.alpha:
             return Finding("invalid", result.variant, "aa")
+        if result.variant not in allowed:
+            return Finding("invalid", result.variant, "aa-guardrail")
     return Finding("continue", "", "aa")
 
 
 def _winner(
-    experiment: Experiment, results: Sequence[VariantResult], treatments: Sequence[VariantResult], breached: set[str]
+    experiment: Experiment, left: Sequence[VariantResult], treatments: Sequence[VariantResult]
 ) -> VariantResult | None:
     """The variant that may be chosen for good, the control among them."""
     rule = experiment.stopping
-    allowed = [result for result in results if result.variant not in breached]
     if rule.rule == "bayesian":
-        best = leader(allowed)
+        best = leader(left)
         return best if best.p_best >= rule.p_best and best.expected_loss <= rule.expected_loss else None
-    better = [
-        r for r in treatments if r.variant not in breached and r.contrast is not None and r.contrast.interval[0] > 0
-    ]
+    better = [result for result in treatments if result.contrast is not None and result.contrast.interval[0] > 0]
     if better:
         best = min(better, key=lambda result: result.expected_loss)
         return best if best.expected_loss <= rule.expected_loss else None
-    rest = [result for result in treatments if result.variant not in breached]
-    worse = all(result.contrast is not None and result.contrast.interval[1] < 0 for result in rest)
-    control = next(result for result in results if result.variant == experiment.control_name)
+    worse = all(result.contrast is not None and result.contrast.interval[1] < 0 for result in treatments)
+    control = next(result for result in left if result.variant == experiment.control_name)
     return control if worse else None
 
 

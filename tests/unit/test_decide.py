@@ -220,6 +220,123 @@ def test_only_the_variant_with_a_breached_guardrail_loses_its_traffic() -> None:
     assert decision.verdict == "continue"
 
 
+def three(**changes: Any) -> Experiment:
+    text = "{name: e, unit: slate, variants: [{name: control}, {name: new}, {name: third}]}"
+    fields = {"guardrails": GUARDED.guardrails, **changes}
+    return msgspec.structs.replace(load_experiments(text, "test")[0], **fields)
+
+
+def guarded_three(errors: dict[str, int], clicks: dict[str, int], units: int = 10_000) -> Snapshot:
+    key = "control=34,new=33,third=33"
+    cells = [
+        StatsCell(
+            experiment="e",
+            variant=name,
+            allocation=key,
+            statistics=CellStatistics(
+                units,
+                units,
+                units,
+                {
+                    "click": OutcomeStatistics(clicks[name], clicks[name], clicks[name]),
+                    "error": OutcomeStatistics(errors[name], errors[name], errors[name]),
+                },
+            ),
+        )
+        for name in ("control", "new", "third")
+    ]
+    return Snapshot(merge_cells(cells, "e", "click", "error"), {}, 0)
+
+
+ERRORS = {"control": 100, "new": 1000, "third": 100}
+
+
+@pytest.mark.parametrize("rule", ["sequential", "bayesian"])
+def test_a_variant_with_a_breached_guardrail_does_not_stand_in_the_way_of_another(rule: str) -> None:
+    """The best by far is out; what is left is compared among itself."""
+    it = three(stopping=stopping(rule=rule))
+    decision = decide(it, guarded_three(ERRORS, {"control": 1000, "new": 3000, "third": 2000}))
+    assert decision.verdict == "ship"
+    assert decision.reasons[0].startswith("Ship third: ")
+    assert "risks less than 0.0001 percentage points" in decision.reasons[0]
+    assert decision.results[1].p_best > 0.999  # as a figure it is still told
+    assert any(reason.startswith("Traffic leaves new: ") for reason in decision.reasons)
+    assert "converged on third" in " ".join(decision.reasons)
+    assert recompute(msgspec.json.decode(encode(decision), type=DecisionMade)) == decision
+
+
+def test_a_variant_with_a_breached_guardrail_neither_leads_nor_counts_as_worse() -> None:
+    leading = decide(three(), guarded_three(ERRORS, {"control": 1000, "new": 3000, "third": 1010}))
+    assert (leading.verdict, leading.reasons[0][:26]) == ("continue", "No winner yet: third leads")
+    kept = decide(three(), guarded_three(ERRORS, {"control": 2000, "new": 3000, "third": 1000}))
+    assert (kept.verdict, "new" in kept.reasons[0]) == ("stop", False)
+    rope = three(stopping=stopping(rope=0.05))
+    same = decide(rope, guarded_three(ERRORS, {"control": 1000, "new": 3000, "third": 1010}))
+    assert same.reasons[0].startswith("Stop: no variant that the guardrails leave differs from the control")
+
+
+def test_all_variants_out_leave_the_control_with_all_traffic_and_say_so() -> None:
+    errors = {"control": 100, "new": 1000, "third": 1000}
+    clicks = {"control": 1000, "new": 3000, "third": 2000}
+    for policy in ("thompson", "fixed"):
+        it = three(bandit=msgspec.structs.replace(experiment().bandit, policy=policy))
+        decision = decide(it, guarded_three(errors, clicks))
+        assert decision.verdict == "rollback"
+        assert decision.reasons[0].startswith("Roll back new, third: ")
+        said = [reason for reason in decision.reasons if reason.startswith("Traffic")]
+        assert said == [
+            "Traffic leaves new, third: control 100 %, new 0 %, third 0 % (was: control 34 %, new 33 %, third 33 %)."
+        ]
+        assert "converged" not in " ".join(decision.reasons)
+
+
+def test_fixed_traffic_of_a_variant_that_is_out_goes_to_the_control_if_nobody_else_has_any() -> None:
+    shares = "[{name: control, share: 0}, {name: new, share: 100}]"
+    text = f"{{name: e, unit: slate, bandit: {{policy: fixed}}, variants: {shares}}}"
+    it = msgspec.structs.replace(load_experiments(text, "test")[0], guardrails=GUARDED.guardrails)
+    cells = guarded(1000, 100, 10_000, (1000, 2000))
+    decision = decide(it, Snapshot(merge_cells(cells, "e", "click", "error"), {}, 0))
+    assert (decision.verdict, decision.allocation) == ("rollback", {"control": 100, "new": 0})
+
+
+def test_a_breached_guardrail_makes_an_aa_test_invalid() -> None:
+    cells = guarded(1000, 100, 10_000, (1000, 1000))
+    decision = decide(
+        msgspec.structs.replace(GUARDED, aa=True), Snapshot(merge_cells(cells, "e", "click", "error"), {}, 0)
+    )
+    assert decision.verdict == "invalid"
+    assert "a guardrail of new is breached" in decision.reasons[0]
+
+
+def test_traffic_that_goes_back_to_its_start_says_so() -> None:
+    before = Previous(4, {"control": 5, "new": 95}, 2)
+    decision = decide(experiment(), snapshot(cell("control", 99, 19), cell("new", 100, 70)), before)
+    said = next(reason for reason in decision.reasons if reason.startswith("Traffic"))
+    assert said.startswith("Traffic goes back to its start until every variant has enough: control 50 %, new 50 % (was")
+
+
+def test_what_is_missing_is_what_the_gate_asks_for() -> None:
+    # 30 clicks of a variant whose units weigh between 1 and 20 count as fewer.
+    key = "control=95,new=5"
+    cells = (cell("control", 500, 200), cell("new", 400, 28), cell("control", 950, 400, key), cell("new", 50, 2, key))
+    weighed = decide(experiment(), snapshot(*cells))
+    assert weighed.verdict == "insufficient-data"
+    assert "new has 30, which weigh" in weighed.reasons[0] and "of the 20 × click" in weighed.reasons[0]
+    few = CellStatistics(60, 60, 60, {"click": OutcomeStatistics(60, 60, 60, 100_000, 5_000_000_000, 100_000)})
+    values = [StatsCell(experiment="e", variant=name, allocation=EVEN, statistics=few) for name in ("control", "new")]
+    rule = stopping(planned_effect=1.0)
+    uneven = decide(experiment(measure="value", stopping=rule), Snapshot(merge_cells(values, "e", "click"), {}, 0))
+    assert uneven.verdict == "insufficient-data"
+    assert "control has too few values of click for their spread" in uneven.reasons[0]
+
+
+def test_wide_intervals_are_written_in_full() -> None:
+    decision = decide(
+        experiment(stopping=stopping(planned_effect=1e-6)), snapshot(cell("control", 40, 20), cell("new", 40, 20))
+    )
+    assert "e+02" not in " ".join(decision.reasons)
+
+
 def test_equal_variants_that_differ_make_an_aa_test_invalid() -> None:
     aa = experiment(aa=True)
     alike = decide(aa, snapshot(cell("control", 5000, 500), cell("new", 5000, 520)))
