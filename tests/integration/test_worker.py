@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
+import msgspec
 import pytest
 import redis
 from confluent_kafka.admin import AdminClient
@@ -32,12 +33,12 @@ from event_logs import (
 
 from infra import stack as stacks
 from sluice.adapters.counters import CounterStore
-from sluice.adapters.kafka import TopicPartition
+from sluice.adapters.kafka import TopicPartition, producer
 from sluice.adapters.redis import connect
 from sluice.domain.events import Assignment, Heartbeat, encode
 from sluice.domain.statistics import OutcomeStatistics
 from sluice.errors import LogTruncated, SluiceError, TransportError
-from sluice.names import CLICKS, IMPRESSIONS, Keys
+from sluice.names import CLICKS, IMPRESSIONS, VARIANT_STATS, Keys
 from sluice.settings import Settings
 from stream_processors.partition import PartitionCounter
 from stream_processors.verify import verify, verify_partition
@@ -420,6 +421,24 @@ def test_counts_of_an_earlier_version_are_counted_again(stack: Settings, wait_un
     for now, then in zip(integers(settings), before, strict=True):
         assert (now[0], *now[2:]) == (then[0], *then[2:])
     assert not any(client.hexists(keys.units(partition), '["by-user","a","","u1","u1"]') for partition in ALL)
+
+
+def test_verify_compares_the_cohorts_of_the_last_snapshot(stack: Settings, wait_until: Wait) -> None:
+    settings = short(stack)
+    write(settings, *random_logs(8, 1000, definitions_of(settings)))
+    count_all(settings, wait_until)
+    assert_exact(settings)
+    last = snapshots(settings)[0]
+    assert last.delays is not None
+    first, *others = last.delays.variants
+    wrong = msgspec.structs.replace(first, ahead=first.ahead + 1)
+    delays = msgspec.structs.replace(last.delays, variants=(wrong, *others))
+    client = producer(settings)
+    client.produce(VARIANT_STATS, encode(msgspec.structs.replace(last, delays=delays)), b"0")
+    assert client.flush(30) == 0
+    (difference,) = verify(settings)[0].differences
+    assert difference.name == f"delays {first.experiment} {first.variant} ahead"
+    assert (difference.stored, difference.recounted) == (first.ahead + 1, first.ahead)
 
 
 @pytest.mark.slow
