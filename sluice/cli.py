@@ -29,6 +29,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "simulate": ("analyzer.simulate.cli:simulate", "Measure error rates, coverage and regret on known truth."),
     "plan": ("analyzer.plan:plan", "Sample size, duration or smallest effect, before the start."),
     "compare": ("analyzer.compare:compare", "Every figure of two or more variants from plain counts."),
+    "train": ("training.cli:train", "Train the models behind the variants, and measure them."),
     "bench": ("stream_processors.bench:bench", "Measure against named baselines."),
 }
 

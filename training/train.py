@@ -1,0 +1,118 @@
+"""All models of a dataset, trained on its first part. What is returned is all there is: nothing is logged or stored."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from sluice.errors import ConfigError
+from sluice.features.definition import VERSION, Floats, Ints
+from training.dataset import Dataset
+from training.metrics import Scored, point
+from training.models import (
+    PARAMS_A,
+    PARAMS_B,
+    Examples,
+    Model,
+    PolicyA,
+    PolicyB,
+    Trained,
+    fit_policy_a,
+    fit_policy_b,
+    validation_split,
+)
+from training.recommenders import fit_content_based, fit_item_based
+
+__all__ = ["MODELS", "scored", "train_all", "train_one"]
+
+Fit = Callable[[Examples, Ints, int], tuple[Model, Mapping[str, Any]]]
+
+
+class Kind(NamedTuple):
+    text: str
+    """What it is, for people"""
+    fit: Fit
+
+
+def _policy_a(examples: Examples, train: Ints, seed: int) -> tuple[Model, Mapping[str, Any]]:
+    return fit_policy_a(examples, train, seed=seed), PARAMS_A
+
+
+def _policy_b(examples: Examples, train: Ints, seed: int) -> tuple[Model, Mapping[str, Any]]:
+    model, rounds = fit_policy_b(examples, train, seed=seed)
+    return model, {**PARAMS_B, "rounds": rounds}
+
+
+MODELS: Mapping[str, Kind] = {
+    "PolicyA": Kind("logistic regression", _policy_a),
+    "PolicyB": Kind("LightGBM", _policy_b),
+    "item_based": Kind("item-based collaborative filtering", lambda e, t, seed: (fit_item_based(e, t, seed), {})),
+    "content": Kind("titles, tags and genres", lambda e, t, seed: (fit_content_based(e, t, seed), {})),
+}
+
+
+def train_all(
+    data: Dataset, *, seed: int = 0, notice: Callable[[str], None], progress: Callable[[str], None] = lambda name: None
+) -> tuple[Examples, list[Trained], float]:
+    """Features and every model of `MODELS`; the seconds of the features come last.
+
+    A model whose library cannot be loaded is left out, which `notice` is told. `progress` hears what begins.
+    """
+    begin = time.perf_counter()
+    progress("features")
+    examples = Examples.of(data)
+    seconds = time.perf_counter() - begin
+    trained = []
+    for name in MODELS:
+        progress(name)
+        try:
+            trained.append(train_one(name, examples, data.train, seed=seed))
+        except ConfigError as error:
+            notice(f"{name} is left out: {error}")
+    return examples, trained, seconds
+
+
+def train_one(name: str, examples: Examples, train: Ints, *, seed: int = 0) -> Trained:
+    """The model `name` fitted to the slates `train`, and its figures on the last of them when fitted to the others."""
+    begin = time.perf_counter()
+    early, late = validation_split(examples.data, train)
+    fit = MODELS[name].fit
+    first, _ = fit(examples, early, seed)
+    model, params = fit(examples, train, seed)
+    return Trained(
+        name=name,
+        model=model,
+        params={**params, "seed": seed, "features_version": VERSION, "train_slates": len(train)},
+        validation=point(scored(examples, late, first.predict(examples, late))),
+        importance=_importance(model, examples),
+        seconds=time.perf_counter() - begin,
+    )
+
+
+def scored(examples: Examples, slates: Ints, score: Floats, *, is_probability: bool = True) -> Scored:
+    """`score`: of the rows of `slates`, slate by slate."""
+    data = examples.data
+    sizes = np.diff(data.log.offsets)[slates]
+    return Scored(
+        liked=examples.liked[data.rows(slates)],
+        offsets=np.concatenate(([0], np.cumsum(sizes))),
+        user=np.unique(data.log.user[slates], return_inverse=True)[1],
+        score=np.asarray(score, dtype=np.float64),
+        is_probability=is_probability,
+    )
+
+
+def _importance(model: Model, examples: Examples) -> dict[str, float]:
+    """Share of each feature: by size of its standardised weight, or by gain of its splits."""
+    if isinstance(model, PolicyA):
+        weight = np.abs(model.pipeline[-1].coef_[0])
+    elif isinstance(model, PolicyB):
+        weight = np.asarray(model.booster.feature_importance("gain"), dtype=np.float64)
+    else:
+        return {}
+    share = weight / weight.sum() if weight.sum() > 0 else weight
+    ordered = np.argsort(-share, kind="stable")
+    return {examples.names[place]: float(share[place]) for place in ordered}
