@@ -76,6 +76,8 @@ class Totals:
         reach what is known. A snapshot with another window or lateness counts by other rules and replaces at once.
         """
         held = self._latest.get(snapshot.partition)
+        if held is not None and held.delays is None and snapshot.delays is not None:
+            held = None  # of an older Sluice, which counted by other rules, or of the very beginning
         if held is not None and _definitions(held) == _definitions(snapshot) and _place(snapshot) <= _place(held):
             return set()
         before = self._cells.get(snapshot.partition, {})

@@ -53,7 +53,7 @@ class VariantCounts(Struct, frozen=True, kw_only=True):
     known: bool | None
     """Whether the catalogue has this variant; None when the catalogue could not be read."""
     units: int
-    """Summed over allocations: a unit that was seen under two of them counts twice."""
+    """Summed over allocations. A user or session counts once, where it was seen first; every request is a slate."""
     impressions: int
     clicks: int
     ctr: float | None

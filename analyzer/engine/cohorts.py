@@ -41,7 +41,8 @@ def delay_evidence(
             return None
         if not found:
             continue
-        window, width = held.window_ms, delays.cohort_ms
+        width = delays.cohort_ms
+        window = DELAY_BINS * width
         count = max(len(one.impressions) for one in found.values())
         starts = [delays.start_ms + place * width for place in range(count)]
         # Impressions after the watermark's cohort are one more cohort, younger than nothing.

@@ -219,6 +219,15 @@ def test_without_cohorts_everything_counts_in_full() -> None:
     assert totals.snapshot(experiment("x")).delay is None
     short_of_room = delayed(32, (2,) * 32, 3200)
     assert short_of_room.delays is not None
+    totals.offer(short_of_room)
+    assert totals.snapshot(experiment("x")).delay is not None
     less = msgspec.structs.replace(short_of_room.delays, left_out=1)
     totals.offer(msgspec.structs.replace(short_of_room, impressions_offset=9, delays=less))
     assert totals.snapshot(experiment("x")).delay is None
+
+
+def test_a_recount_by_newer_rules_replaces_at_once() -> None:
+    totals = Totals()
+    totals.offer(stats(0, (500, 500), cell("x", 3)))
+    assert totals.offer(delayed(32, (2,) * 32, 3200)) == {"x"}
+    assert units(totals, "x") == 3200
