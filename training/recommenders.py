@@ -156,12 +156,17 @@ def _similarities(data: Dataset, slates: Ints) -> Any:
     blocks = []
     for start in range(0, levels.shape[1], _BLOCK):
         part = slice(start, min(start + _BLOCK, levels.shape[1]))
-        near = (levels[:, part].T @ levels).tocoo()
-        # The product leaves out pairs whose sum is 0; the counts hold all pairs.
-        common = np.asarray((rated[:, part].T @ rated)[near.row, near.col]).ravel()
-        near.data *= common / (common + SHRINKAGE) / (norm[part][near.row] * norm[near.col])
-        near.data[near.col == near.row + start] = 0.0
-        blocks.append(_largest(near.tocsr()))
+        near = (levels[:, part].T @ levels).tocsr()
+        # Products leave out pairs whose sum is 0; the counts hold all pairs and are cut to those.
+        pairs = near.copy()
+        pairs.data = np.ones_like(pairs.data)
+        counts = pairs.multiply(rated[:, part].T @ rated).tocsr()
+        near.sort_indices()
+        counts.sort_indices()
+        row = np.repeat(np.arange(near.shape[0]), np.diff(near.indptr))
+        near.data *= counts.data / (counts.data + SHRINKAGE) / (norm[part][row] * norm[near.indices])
+        near.data[near.indices == row + start] = 0.0
+        blocks.append(_largest(near))
     return sparse.vstack(blocks).tocsr()
 
 

@@ -128,12 +128,25 @@ def test_a_recommender_knows_only_histories_that_had_ended(examples: Examples) -
             assert model.predict(changed, own).tobytes() == model.predict(examples, own).tobytes()
 
 
-def test_items_that_the_same_users_like_are_similar(examples: Examples) -> None:
-    model = fit_item_based(examples, examples.data.train)
+def test_similarities_are_shrunk_cosines_of_levels(examples: Examples) -> None:
+    data = examples.data
+    model = fit_item_based(examples, data.train)
     assert isinstance(model, ItemBased)
     assert np.diff(model.similar.indptr).max() <= 100
-    assert (model.similar.diagonal() == 0).all()
-    assert np.abs(model.similar.data).max() <= 1
+    rows = data.rows(data.train)
+    user = np.repeat(data.log.user[data.train], np.diff(data.log.offsets)[data.train])
+    table = np.full((len(data.users), len(data.log.items)), np.nan)
+    table[user, data.log.item[rows]] = data.log.rating_milli[rows] / 1000
+    means = np.array([own[~np.isnan(own)].mean() if (~np.isnan(own)).any() else 0 for own in table])
+    levels = table - means[:, None]
+    for first, second in [(3, 7), (0, 149), (20, 20)]:
+        both = ~np.isnan(levels[:, first] + levels[:, second])
+        norms = [np.sqrt(np.nansum(levels[:, item] ** 2)) for item in (first, second)]
+        cosine = (levels[both, first] * levels[both, second]).sum() / (norms[0] * norms[1])
+        expected = cosine * both.sum() / (both.sum() + 10) if first != second else 0
+        found = model.similar[first, second]
+        near = np.abs(model.similar[first].data)
+        assert found == pytest.approx(expected) or abs(expected) <= near.min()
 
 
 def test_the_validation_part_begins_after_the_rest_has_ended(data: Dataset) -> None:
@@ -200,7 +213,7 @@ def test_without_openmp_the_rest_is_trained_and_one_line_says_what_to_install(
 
 
 def test_the_tiny_log_of_one_slate_a_user(tmp_path: Path) -> None:
-    source = write_movielens(tmp_path / "set", users=30, each=5)
+    source = write_movielens(tmp_path / "set", users=30, items=600, each=5)  # most items were never rated
     data, _ = prepare(str(source), tmp_path / "out", PrepareOptions(slate_size=5))
     notices: list[str] = []
     examples, models, _ = train_all(data, notice=notices.append)
