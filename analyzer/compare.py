@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,17 +9,19 @@ import click
 import msgspec
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from analyzer.comparison import Asked, Data, Figures, figures
 from analyzer.engine.moments import moments
 from analyzer.engine.sequential import PLANNED_EFFECT
 from analyzer.unit_rows import read_unit_rows
-from sluice.console.text import count, percent
+from sluice.console.text import count, percent, print_whole
 from sluice.errors import ConfigError
 
 __all__ = ["SeveralValues", "compare", "spread_values"]
 
-_MOST = 1e12
+_LEAST, _MOST = 1e-12, 1e12
+_LONGEST_NAME = 24
 
 
 class SeveralValues(click.Command):
@@ -107,11 +108,11 @@ def compare(
     control. The figures of a fixed horizon hold once, at the planned sample size; those of the confidence
     sequence hold whenever you look.
     """
-    if not 0 < alpha < 1:
-        raise ConfigError(f"--alpha: must lie in (0, 1), got {alpha}")
+    if not _LEAST <= alpha < 1:
+        raise ConfigError(f"--alpha: must lie in [{_LEAST:g}, 1), got {alpha}")
     for name, value in (("--planned-effect", planned_effect), ("--planned-value-effect", planned_value_effect)):
-        if value is not None and not 0 < value < math.inf:
-            raise ConfigError(f"{name}: must be > 0 and finite, got {value}")
+        if value is not None and not _LEAST <= value <= _MOST:
+            raise ConfigError(f"{name}: must lie in [{_LEAST:g}, {_MOST:g}], got {value}")
     if not all(0.02 <= part <= _MOST for part in prior):
         raise ConfigError(f"--prior: both must lie in [0.02, 1e12], got {prior[0]} {prior[1]}")
     data = _from_counts(clicks, impressions) if path is None else _from_file(path, control, clicks or impressions)
@@ -119,8 +120,10 @@ def compare(
         raise ConfigError("--control: only with --csv; of counts the first are the control's")
     if expected_shares and len(expected_shares) != len(data.variants):
         raise ConfigError(f"--expected-shares: {len(expected_shares)} for {len(data.variants)} variants")
-    if not all(0 < share < math.inf for share in expected_shares):
-        raise ConfigError("--expected-shares: must be > 0 and finite")
+    if not all(_LEAST <= share <= _MOST for share in expected_shares):
+        raise ConfigError(f"--expected-shares: must lie in [{_LEAST:g}, {_MOST:g}]")
+    if planned_value_effect is not None and data.values is None:
+        raise ConfigError("--planned-value-effect: there are no values; it goes with --csv and a column value")
     found = figures(data, Asked(alpha, planned_effect, planned_value_effect, prior, expected_shares))
     if as_json:
         click.echo(msgspec.json.encode(found.as_json()).decode())
@@ -158,7 +161,7 @@ def _print(found: Figures, console: Console) -> None:
     for i, name in enumerate(found.variants):
         low, high = found.credible_intervals[i]
         arms.add_row(
-            name,
+            _name(name),
             count(found.units[i]),
             count(found.impressions[i]),
             count(found.clicks[i]),
@@ -167,30 +170,30 @@ def _print(found: Figures, console: Console) -> None:
             f"{found.p_best[i]:.4f}",
             f"{found.expected_loss[i]:.2g}",
         )
-    console.print(arms)
+    print_whole(arms, console)
     console.print()
-    control = f"against {found.variants[0]}"
+    control = Text("against ").append(_name(found.variants[0]))
     always = _table(control, "difference", f"{level} sequence", "always-valid p", "P(better)")
     intervals = _table(control, "difference", f"{level} interval", "lift", f"{level} interval")
     tests = _table(control, "t" if found.clustered else "z", "p", "Cohen's h", "", "observed power")
     for i, name in enumerate(found.variants[1:], start=1):
         difference = _number(found.difference[i], "+.2f", 100)
         always.add_row(
-            name,
+            _name(name),
             difference,
             _range(found.confidence_sequence[i]),
             _number(found.always_valid_p[i], ".3g"),
             _number(found.p_better[i], ".6f"),
         )
         intervals.add_row(
-            name,
+            _name(name),
             difference,
             _range(found.difference_interval[i]),
             _number(found.lift[i], "+.2f", 100),
             _range(found.lift_interval[i]),
         )
         tests.add_row(
-            name,
+            _name(name),
             _number(found.z[i], ".3f"),
             _number(found.p_value[i], ".3g"),
             _number(found.cohens_h[i], "+.4f"),
@@ -198,11 +201,11 @@ def _print(found: Figures, console: Console) -> None:
             _number(found.observed_power[i], ".4f"),
         )
     console.print("[bold]At any time[/bold] (differences in points)")
-    console.print(always)
+    print_whole(always, console)
     console.print()
     console.print("[bold]Fixed horizon[/bold]: valid once, at the sample size planned beforehand (lift in %)")
-    console.print(intervals)
-    console.print(tests)
+    print_whole(intervals, console)
+    print_whole(tests, console)
     if len(found.variants) > 2:
         square = found.chi_square
         console.print(
@@ -212,34 +215,43 @@ def _print(found: Figures, console: Console) -> None:
     if found.value is not None:
         _print_value(found, console)
     if found.sample_ratio_p is not None:
-        console.print(f"sample ratio as expected: p {found.sample_ratio_p:.3g}")
+        console.print(f"units against the expected shares: p {found.sample_ratio_p:.3g}")
     for reason in found.reasons:
-        console.print(f"[yellow]![/yellow] {reason}", soft_wrap=True)
+        console.print(Text("! ", style="yellow").append(" ".join(reason.split()), style="default"), soft_wrap=True)
 
 
 def _print_value(found: Figures, console: Console) -> None:
     assert found.value is not None
     value = found.value
-    shown = _table("value", "per impression", "difference", "interval", "p", "sequence", "always-valid p")
+    once = _table("value", "per impression", "difference", "interval", "p")
+    always = _table("value", "sequence", "always-valid p")
     for i, name in enumerate(found.variants):
-        shown.add_row(
-            name,
+        once.add_row(
+            _name(name),
             _number(value["means"][i], ".6g"),
             _number(value["difference"][i], "+.4g"),
             _range(value["difference_interval"][i], 1, "+.4g"),
             _number(value["p_value"][i], ".3g"),
-            _range(value["confidence_sequence"][i], 1, "+.4g"),
-            _number(value["always_valid_p"][i], ".3g"),
         )
+        sequence = _range(value["confidence_sequence"][i], 1, "+.4g")
+        always.add_row(_name(name), sequence, _number(value["always_valid_p"][i], ".3g"))
     console.print()
-    console.print(shown)
+    print_whole(once, console)
+    if any(value["confidence_sequence"]):
+        print_whole(always, console)
 
 
-def _table(first: str, *others: str) -> Table:
+def _name(name: str) -> Text:
+    """On one line, and not so long that no room is left for figures."""
+    text = Text(" ".join(name.split()), no_wrap=True)
+    text.truncate(_LONGEST_NAME, overflow="ellipsis")
+    return text
+
+
+def _table(first: str | Text, *others: str) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    table.add_column(first)
-    for title in others:
-        table.add_column(title, justify="right", no_wrap=True)
+    for place, title in enumerate((first, *others)):
+        table.add_column(title, justify="right" if place else "left", no_wrap=True)
     return table
 
 

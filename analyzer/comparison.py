@@ -188,7 +188,7 @@ def _value(arms: Moments | None, asked: Asked) -> dict[str, Any] | None:
     found = {"means": _list(rate(arms)), **_test(test), "z": _against(test.statistic), **_value_posterior(arms)}
     if asked.planned_value_effect is None:
         return {**found, "confidence_sequence": nothing, "always_valid_p": nothing}
-    sequence = contrasts(arms, 0, alpha=asked.alpha, tau=asked.planned_value_effect)
+    sequence = contrasts(arms, 0, alpha=asked.alpha, tau=asked.planned_value_effect, values=True)
     return {
         **found,
         "confidence_sequence": _ranges(sequence.low, sequence.high),

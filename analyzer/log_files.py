@@ -28,7 +28,7 @@ def read_log(path: Path, fields: Callable[[Sequence[str]], Fields]) -> pa.Table:
         if form == "csv":
             return _csv(path, "\t" if name.endswith(".tsv") else ",", fields)
         source = dataset.dataset(path, format=form)
-        return source.to_table(columns=fields(source.schema.names).names)
+        return source.to_table(columns=_once(path, source.schema.names, fields).names)
     except (OSError, pa.ArrowException) as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from error
 
@@ -41,10 +41,18 @@ def write_log(path: Path, table: pa.Table) -> None:
         raise ConfigError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
+def _once(path: Path, names: Sequence[str], fields: Callable[[Sequence[str]], Fields]) -> Fields:
+    wanted = fields(names)
+    for name in wanted.names:
+        if names.count(name) > 1:
+            raise ConfigError(f"{path}: {names.count(name)} columns are called {name!r}")
+    return wanted
+
+
 def _csv(path: Path, delimiter: str, fields: Callable[[Sequence[str]], Fields]) -> pa.Table:
     parsing = csv.ParseOptions(delimiter=delimiter)
     with csv.open_csv(path, parse_options=parsing) as head:
-        wanted = fields(head.schema.names)
+        wanted = _once(path, head.schema.names, fields)
     types = dict.fromkeys([wanted.propensity, wanted.reward, *wanted.predictions.values()], pa.float64())
     types |= dict.fromkeys(wanted.text, pa.string())
     # Only an empty field is missing: NA may be a variant.

@@ -341,6 +341,10 @@ def _notes(result: OffPolicy, clip: float | None, effect: float, *, predicted: b
             f"{overlap.mean_weight_stderr:.2g}): the propensities are not those of the draws, or the target wants "
             "variants that could not be drawn."
         )
+    if result.snips.stderr == 0:
+        notes.append(
+            "All units earned the same, which does not show how units differ: an interval of no width is none."
+        )
     if clip is not None and overlap.clipped > 0:
         notes.append(
             f"Clipping at {clip:g} removed {100 * overlap.clipped:.3g} % of the weight; clip_bias says what that did, "

@@ -21,6 +21,7 @@ from analyzer.log_files import read_log, write_log
 from analyzer.ope import METHODS, Report, evaluate, fields_of
 from sluice.adapters import catalogue
 from sluice.adapters.kafka import wait_for_broker
+from sluice.console.text import print_whole
 from sluice.errors import ConfigError
 from sluice.settings import Settings
 
@@ -150,7 +151,7 @@ def _print(report: Report) -> None:
         row = [_number(found.estimate), _number(found.stderr), _range(found.interval), _range(found.sequence)]
         row += [f"{found.effective_size:,.1f}", *([f"{found.clip_bias:+.2g}"] if clipped else [])]
         table.add_row(method, *row, style="dim" if method == "logged" else "")
-    console.print(table)
+    print_whole(table, console)
     shown = " · ".join(
         f"{name} {rows.rows:,} × {_number(rows.mean_reward)} (mean propensity {rows.mean_propensity:.3g})"
         for name, rows in report.variants.items()

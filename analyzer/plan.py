@@ -141,7 +141,7 @@ def _for_effect(design: Design, sequential: bool) -> _Plan:
     return replace(
         _planned(design, size.maximum),
         test="sequential",
-        expected_n_per_variant=size.expected,
+        expected_n_per_variant=min(size.expected, size.maximum),
         fixed_n_per_variant=fixed,
     )
 

@@ -15,6 +15,8 @@ __all__ = ["MAX_BYTES", "MAX_VARIANTS", "UnitRows", "read_unit_rows"]
 
 MAX_BYTES = 1_000_000_000
 MAX_VARIANTS = 32
+MOST = 1e12
+"""Of impressions and of values in a row: the squares of larger ones would leave what sums can hold"""
 
 
 class UnitRows(NamedTuple):
@@ -74,7 +76,11 @@ def _table(path: Path) -> Any:
         if size > MAX_BYTES:
             raise ConfigError(f"--csv: {path} has {size:,} bytes; at most {MAX_BYTES:,} are read")
         table = csv.read_csv(
-            path, convert_options=csv.ConvertOptions(column_types={"variant": pa.string()}, strings_can_be_null=True)
+            path,
+            # Only an empty field is missing: NA may be a variant.
+            convert_options=csv.ConvertOptions(
+                column_types={"variant": pa.string()}, null_values=[""], strings_can_be_null=True
+            ),
         )
     except OSError as error:
         raise ConfigError(f"--csv: {path}: {error.strerror or error}") from error
@@ -107,6 +113,7 @@ def _numbers(table: Any, name: str, path: Path, *, whole: bool) -> Floats:
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise ConfigError(f"--csv: {path}: column {name!r}: {error}") from error
     _refuse(~np.isfinite(values), path, name, "empty or not finite")
+    _refuse(np.abs(values) > MOST, path, name, f"beyond {MOST:g}")
     if whole:
         _refuse((values < 0) | (values != np.rint(values)), path, name, "not a whole number ≥ 0")
     return np.asarray(values, dtype=np.float64)

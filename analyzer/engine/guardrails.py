@@ -31,7 +31,8 @@ def check_guardrails(experiment: Experiment, cells: Iterable[StatsCell], digits:
     for guardrail in experiment.guardrails:
         counted = table([(cells, names)], guardrail.outcome, "rate")
         weighted = inverse_propensity(*counted.usable())
-        against = contrasts(weighted, 0, alpha=experiment.stopping.alpha, tau=experiment.planned_effect)
+        # The effect to plan for is the margin: that of the primary metric may have another unit.
+        against = contrasts(weighted, 0, alpha=experiment.stopping.alpha, tau=guardrail.margin)
         enough = bool((effective_units(weighted) >= experiment.stopping.least_units).all())
         sign = 1.0 if guardrail.better == "higher" else -1.0
         for place, name in enumerate(names[1:], start=1):

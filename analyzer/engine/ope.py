@@ -149,9 +149,10 @@ def off_policy(
     Raises ValueError when the target is no probability or gives some to a variant that the log never shows, when
     no row has a variant that the target would show, and when clip, alpha or effect is out of range.
     """
-    for name, value, most in (("alpha", alpha, 1.0), ("effect", effect, LARGEST), ("clip", clip, LARGEST)):
-        if value is not None and not 0 < value < most:
-            raise ValueError(f"{name}: {value}: allowed are numbers above 0, below {most:g}")
+    allowed = (("alpha", alpha, 1e-12, 1.0), ("effect", effect, 1e-12, LARGEST), ("clip", clip, 1e-6, LARGEST))
+    for name, value, least, most in allowed:
+        if value is not None and not least <= value < most:
+            raise ValueError(f"{name}: {value}: allowed are numbers from {least:g}, below {most:g}")
     full = _weights(log, target)
     weight = full if clip is None else np.minimum(full, clip)
     draws = draw[log.unit]

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
+from rich.console import Console
+from rich.measure import Measurement
+from rich.table import Table
 from rich.text import Text
 
-__all__ = ["bar", "count", "moment", "percent", "shares", "verdict"]
+__all__ = ["bar", "count", "moment", "percent", "print_whole", "shares", "verdict"]
 
 _EIGHTHS = " ▏▎▍▌▋▊▉"
 
@@ -50,3 +53,10 @@ def shares(allocation: Mapping[str, int]) -> str:
 
 def verdict(word: str) -> Text:
     return Text(word, style=_VERDICT_STYLE.get(word, "dim"))
+
+
+def print_whole(table: Table, console: Console) -> None:
+    """A table as wide as its figures are: rather a long line than half a number."""
+    wide = Console(width=1000)
+    natural = Measurement.get(wide, wide.options, table).maximum
+    Console(file=console.file, highlight=False, width=max(console.width, natural)).print(table)

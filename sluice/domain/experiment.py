@@ -70,7 +70,7 @@ class Stopping(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     rule: Literal["sequential", "bayesian"] = "sequential"
     alpha: Annotated[float, Meta(gt=0, le=0.5)] = 0.05
     """Share of experiments without a difference in which one may ever be called (`sequential`)."""
-    planned_effect: Annotated[float, Meta(gt=0, le=1e12)] | None = None
+    planned_effect: Annotated[float, Meta(ge=1e-12, le=1e12)] | None = None
     """Absolute difference that the experiment is planned for; 0.05 for rates. It makes intervals tightest there."""
     rope: Annotated[float, Meta(gt=0, le=1e12)] | None = None
     """Differences up to this (absolute, both ways) do not matter: once all are known to be smaller, `stop`."""
@@ -88,7 +88,7 @@ class Guardrail(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """An outcome whose rate per impression must not get worse than the control's by more than `margin` (absolute)."""
 
     outcome: str
-    margin: Annotated[float, Meta(gt=0, le=1)]
+    margin: Annotated[float, Meta(ge=1e-12, le=1)]
     better: Literal["higher", "lower"] = "higher"
 
 

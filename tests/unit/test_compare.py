@@ -170,6 +170,22 @@ def test_trillions(capsys: pytest.CaptureFixture[str]) -> None:
     assert found["p_best"][1] > 0.9
 
 
+def test_tables_keep_every_name_and_figure(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    wide = run(capsys, "--clicks", "5e11", "4e11", "--impressions", "1e12", "1e12").splitlines()
+    assert wide[1].split()[:4] == ["A", "1,000,000,000,000", "1,000,000,000,000", "500,000,000,000"]
+    lines = "".join(f"{name},{1 + i % 3},{i % 2},{i % 7}\n" for name in ("NA", "[red]b", "c" * 90) for i in range(90))
+    path = write(tmp_path / "u.csv", "variant,impressions,clicks,value\n" + lines)
+    shown = run(capsys, "--csv", path, "--planned-value-effect", "1")
+    tables = [line for line in shown.splitlines() if not line.startswith("!")]
+    assert sum(line.startswith("NA ") for line in tables) == 3
+    assert sum(line.startswith("[red]b ") for line in tables) == 6
+    assert "…  " not in shown.replace("c" * 23 + "…", "")  # nothing but the long name is cut
+    assert max(map(len, run(capsys, *WORKED).splitlines()[:12])) <= 80
+
+
 def test_shares_that_do_not_match(capsys: pytest.CaptureFixture[str]) -> None:
     found = compared(capsys, *WORKED, "--expected-shares", "60", "40")
     assert found["sample_ratio_p"] < 1e-9
@@ -200,11 +216,15 @@ def test_values_of_an_option_are_spread() -> None:
         (["--clicks", "1", "2", "--impressions", "5", "1e13"], "--impressions: whole numbers"),
         (["--clicks", "1", "x", "--impressions", "5", "5"], "'x' is not a valid float"),
         ([*WORKED, "9"], "--clicks: 2 numbers, but --impressions: 3"),
-        ([*WORKED, "--alpha", "0"], "--alpha: must lie in (0, 1)"),
-        ([*WORKED, "--planned-effect", "0"], "--planned-effect: must be > 0"),
+        ([*WORKED, "--alpha", "0"], "--alpha: must lie in [1e-12, 1)"),
+        ([*WORKED, "--planned-effect", "0"], "--planned-effect: must lie in [1e-12, 1e+12]"),
+        ([*WORKED, "--alpha", "1e-300"], "--alpha: must lie in [1e-12, 1)"),
+        ([*WORKED, "--planned-effect", "1e300"], "--planned-effect: must lie in [1e-12, 1e+12]"),
+        ([*WORKED, "--planned-value-effect", "3"], "--planned-value-effect: there are no values"),
+        ([*WORKED, "--expected-shares", "1e300", "1e300"], "--expected-shares: must lie in [1e-12, 1e+12]"),
         ([*WORKED, "--prior", "0", "1"], "--prior: both must lie"),
         ([*WORKED, "--expected-shares", "1"], "--expected-shares: 1 for 2 variants"),
-        ([*WORKED, "--expected-shares", "1", "0"], "--expected-shares: must be > 0"),
+        ([*WORKED, "--expected-shares", "1", "0"], "--expected-shares: must lie in [1e-12, 1e+12]"),
         ([*WORKED, "--control", "B"], "--control: only with --csv"),
         ([*WORKED, "--csv", "x.csv"], "--csv: the counts are in the file"),
         (["--csv", "/no/such.csv"], "--csv: /no/such.csv: "),
@@ -232,6 +252,8 @@ HEADER = "variant,impressions,clicks\n"
         (HEADER + "a,1,0\nb,,0\n", "row 3: impressions is empty or not finite"),
         (HEADER + "a,1,0\nb,inf,0\n", "row 3: impressions is empty or not finite"),
         (HEADER + "a,1,0\n,1,0\n", "row 3: variant is empty"),
+        (HEADER + "a,1,0\nb,1e308,0\n", "row 3: impressions is beyond 1e+12"),
+        ("variant,impressions,clicks,value\na,1,0,1\nb,1,0,-1e13\n", "row 3: value is beyond 1e+12"),
         (HEADER + "a,1,0\nb,x,0\n", "column 'impressions'"),
         (HEADER + "a,1,0\nb,1\n", "Expected 3 columns, got 2"),
         ("variant,impressions,clicks,value\na,1,0,1\nb,1,0,nan\n", "row 3: value is empty or not finite"),

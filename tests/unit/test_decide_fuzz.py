@@ -33,7 +33,7 @@ stoppings = st.fixed_dictionaries(
         "least_outcomes": st.sampled_from([1, 20]),
         "expected_loss": st.sampled_from([1e-300, 0.001, 1e12]),
         "p_best": st.sampled_from([0.51, 0.99]),
-        "planned_effect": st.sampled_from([1e-9, 0.05, 1e9]),
+        "planned_effect": st.sampled_from([1e-12, 0.05, 1e12]),
     },
     optional={"rope": st.sampled_from([1e-300, 0.02, 1e12])},
 )
@@ -51,7 +51,7 @@ guardrails = st.lists(
     st.fixed_dictionaries(
         {
             "outcome": st.sampled_from(OUTCOMES),
-            "margin": st.sampled_from([0.001, 0.1]),
+            "margin": st.sampled_from([1e-12, 0.1]),
             "better": st.sampled_from(["higher", "lower"]),
         }
     ),

@@ -124,6 +124,7 @@ def test_shares_of_zero_are_seen_in_the_allocation() -> None:
     [
         ({"propensity": np.full(600, 0.9)}, {}, "The mean weight is"),
         ({}, {"clip": 1.5}, "Clipping at 1.5 removed"),
+        ({"reward": np.zeros(600)}, {}, "All units earned the same"),
         ({"reward": np.linspace(-900, 900, 600)}, {}, "choose the effect that matters"),
         ({"user": ["a"] * 300 + ["b"] * 300}, {}, "no interval here is to be trusted"),
     ],
@@ -165,6 +166,7 @@ def test_numbers_that_cannot_be_had_are_null_in_json() -> None:
         ({"q_1": np.zeros(600)}, {"predictions": "q_"}, "predictions: no column for variant '2'; there are 1"),
         ({"q_1": np.zeros(600), "q_2": [np.nan] * 600}, {"predictions": "q_"}, "q_2: a prediction is no finite number"),
         ({}, {"clip": 0.0}, "clip: 0.0"),
+        ({}, {"clip": 1e-300}, "clip: 1e-300: allowed are numbers from 1e-06"),
         ({}, {"alpha": 0.0}, "alpha: 0.0"),
         ({}, {"effect": -1.0}, "effect: -1.0"),
     ],
@@ -266,3 +268,18 @@ def test_a_file_that_is_no_log(tmp_path: Path, name: str, content: bytes) -> Non
     _, _, error = command("--log", str(file))
     assert isinstance(error, ConfigError), error
     assert file.name in str(error) or "no column" in str(error)
+
+
+def test_columns_of_one_name_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "twice.csv").write_text("unit,variant,propensity,reward,reward\nu,1,0.5,0,1\nv,2,0.5,1,0\n")
+    _, _, error = command("--log", str(tmp_path / "twice.csv"))
+    assert isinstance(error, ConfigError)
+    assert "2 columns are called 'reward'" in str(error)
+
+
+def test_the_table_is_not_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    path = tmp_path / "log.parquet"
+    parquet.write_table(table(), path)
+    _, output, _ = command("--log", str(path), "--clip", "1.5")
+    assert "effective units" in output and "clip bias" in output and "…" not in output
