@@ -15,7 +15,6 @@ from analyzer.engine import reasons
 from analyzer.engine.evaluate import Evaluation, Problem, among, evaluate
 from analyzer.engine.guardrails import breached, check_guardrails
 from analyzer.engine.memory import Memory, remember
-from analyzer.engine.moments import effective_units
 from analyzer.engine.segments import compare_segments
 from analyzer.engine.sequential import LEAST_VALUES
 from analyzer.engine.traffic import allocate, convergence_note
@@ -174,24 +173,24 @@ def _decision(case: Case, memory: Memory, figures: Evaluation) -> DecisionMade:
 
 def _results(experiment: Experiment, figures: Evaluation) -> tuple[VariantResult, ...]:
     beta = experiment.measure == "rate"
-    enough = bool(figures.ready.all())
+    enough = all(figures.ready)
     return tuple(
         VariantResult(
             variant=variant.name,
-            units=int(figures.totals.units[i]),
-            impressions=int(figures.totals.n[i]),
+            units=int(figures.units[i]),
+            impressions=int(figures.impressions[i]),
             outcomes=int(figures.outcomes[i]),
-            rate=round(float(figures.rate[i]), DIGITS),
-            alpha=_significant(figures.posterior[0][i]) if beta else None,
-            beta=_significant(figures.posterior[1][i]) if beta else None,
+            rate=round(figures.rate[i], DIGITS),
+            alpha=_significant(figures.first[i]) if beta else None,
+            beta=_significant(figures.second[i]) if beta else None,
             design_effect=_significant(figures.design_effect[i]),
-            effective_impressions=_significant(figures.totals.n[i] / figures.design_effect[i]),
-            interval=_interval(*figures.interval[i]) or (0.0, 0.0),
-            p_best=round(float(figures.p_best[i]), DIGITS),
-            expected_loss=round(float(figures.expected_loss[i]), DIGITS),
+            effective_impressions=_significant(figures.impressions[i] / figures.design_effect[i]),
+            interval=_interval(figures.credible_low[i], figures.credible_high[i]) or (0.0, 0.0),
+            p_best=round(figures.p_best[i], DIGITS),
+            expected_loss=round(figures.expected_loss[i], DIGITS),
             effective_units=_significant(figures.effective_units[i]),
             weighted_rate=_rounded(figures.weighted_rate[i]),
-            sequence=_interval(figures.sequence.low[i], figures.sequence.high[i]) if enough else None,
+            sequence=_interval(figures.sequence_low[i], figures.sequence_high[i]) if enough else None,
             contrast=_contrast(figures, i) if enough and variant.name != experiment.control_name else None,
         )
         for i, variant in enumerate(experiment.variants)
@@ -215,17 +214,16 @@ def _left(
 
 
 def _contrast(figures: Evaluation, i: int) -> Contrast | None:
-    against = figures.contrasts
-    interval = _interval(against.low[i], against.high[i])
+    interval = _interval(figures.difference_low[i], figures.difference_high[i])
     if interval is None:
         return None
     return Contrast(
-        difference=round(float(against.difference[i]), DIGITS),
+        difference=round(figures.difference[i], DIGITS),
         interval=interval,
-        always_valid_p=_significant(against.p[i]),
-        lift=_rounded(figures.lift.estimate[i]),
-        lift_interval=_interval(figures.lift.low[i], figures.lift.high[i]),
-        p_better=round(float(figures.p_better[i]), DIGITS),
+        always_valid_p=_significant(figures.always_valid_p[i]),
+        lift=_rounded(figures.lift[i]),
+        lift_interval=_interval(figures.lift_low[i], figures.lift_high[i]),
+        p_better=round(figures.p_better[i], DIGITS),
         p_rope=_rounded(figures.p_rope[i]),
         fixed_horizon_p=_significant(figures.fixed_horizon_p[i]),
     )
@@ -234,14 +232,14 @@ def _contrast(figures: Evaluation, i: int) -> Contrast | None:
 def _short(experiment: Experiment, figures: Evaluation) -> dict[str, str]:
     """Variants without enough, with what they have of what they need: what `sequential.ready` asks for, in words."""
     rule, found = experiment.stopping, {}
-    unweighted = effective_units(figures.totals)
     for i, variant in enumerate(experiment.variants):
         if figures.ready[i]:
             continue
-        units, all_of_them = float(figures.effective_units[i]), float(figures.outcomes[i])
+        units, unweighted = figures.effective_units[i], figures.unweighted_units[i]
+        all_of_them = figures.outcomes[i]
         # Outcomes count with the part of effective units that unequal weights leave.
-        part = min(units / unweighted[i], 1.0) if unweighted[i] > 0 else 0.0
-        counted, other = all_of_them * part, (float(figures.totals.n[i]) - all_of_them) * part
+        part = min(units / unweighted, 1.0) if unweighted > 0 else 0.0
+        counted, other = all_of_them * part, (figures.impressions[i] - all_of_them) * part
         weighed = "" if part > 0.99 else f", which weigh {100 * part:.3g} % as the traffic was moved,"
         if units < rule.least_units:
             found[variant.name] = f"{units:,.1f} of the {rule.least_units} effective {experiment.unit}s that are needed"

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +22,7 @@ from analyzer.engine.lift import rope
 from analyzer.engine.moments import Floats, Moments, effective_units, inverse_propensity, rate
 from analyzer.engine.normal import compare_normal, lifts_normal, posterior, rope_normal
 from analyzer.engine.sample_ratio import sample_ratio_chi_square, sample_ratio_sequential
-from analyzer.engine.sequential import Contrasts, Interval, Lifts, contrasts, lift_sequences, rate_sequences, ready
+from analyzer.engine.sequential import contrasts, lift_sequences, rate_sequences, ready
 from sluice.domain.allocation import parse_allocation_key
 from sluice.domain.events import VALUE_SCALE, StatsCell
 from sluice.domain.experiment import Experiment
@@ -54,30 +54,42 @@ class Problem(NamedTuple):
 
 
 class Evaluation(NamedTuple):
-    """Arrays (k,) or (k, 2), in the order of the experiment's variants."""
+    """Of one experiment; lists of k in the order of its variants, nan and infinity where nothing is known."""
 
-    totals: Moments
-    """Everything counted, unweighted"""
-    outcomes: Floats
+    units: list[float]
+    impressions: list[float]
+    outcomes: list[float]
     """Counted outcomes; where values are compared, too"""
-    ready: NDArray[np.bool_]
-    rate: Floats
-    weighted_rate: Floats
-    effective_units: Floats
-    design_effect: Floats
-    posterior: tuple[Floats, Floats]
-    """Beta: alpha and beta. Normal (of values): mean and standard deviation"""
-    interval: Floats
-    p_best: Floats
-    expected_loss: Floats
-    p_better: Floats
+    ready: list[float]
+    """1 for a variant that has enough to be compared, else 0"""
+    rate: list[float]
+    weighted_rate: list[float]
+    effective_units: list[float]
+    unweighted_units: list[float]
+    """Effective units if all units weighed the same"""
+    design_effect: list[float]
+    first: list[float]
+    """Posterior: alpha of a Beta; the mean of a Normal (of values)"""
+    second: list[float]
+    """beta of a Beta; the standard deviation of a Normal"""
+    credible_low: list[float]
+    credible_high: list[float]
+    p_best: list[float]
+    expected_loss: list[float]
+    p_better: list[float]
     """Than the control; 1/2 for the control itself"""
-    p_rope: Floats
+    p_rope: list[float]
     """That the difference to the control lies within ±rope; nan where none is set"""
-    sequence: Interval
-    contrasts: Contrasts
-    lift: Lifts
-    fixed_horizon_p: Floats
+    sequence_low: list[float]
+    sequence_high: list[float]
+    difference: list[float]
+    difference_low: list[float]
+    difference_high: list[float]
+    always_valid_p: list[float]
+    lift: list[float]
+    lift_low: list[float]
+    lift_high: list[float]
+    fixed_horizon_p: list[float]
     sample_ratio_once: float
     """Chi-square, for one look; nan while there are too few units"""
     sample_ratio_always: float
@@ -170,35 +182,51 @@ def _evaluate(problems: Sequence[Problem]) -> list[Evaluation]:
     values = experiment.measure == "value"
     against = contrasts(weighted, 0, alpha=rule.alpha, tau=tau, values=values)
     spread = np.sqrt(against.variance)
-    together = Evaluation(
-        totals=totals,
-        outcomes=outcomes,
-        ready=ready(
-            totals._replace(c=outcomes),
-            weighted,
-            least_units=rule.least_units,
-            least_outcomes=rule.least_outcomes,
-            values=values,
-        ),
-        rate=totals.c / np.where(totals.n > 0, totals.n, 1.0),
-        weighted_rate=rate(weighted),
-        effective_units=effective_units(weighted),
-        design_effect=effect,
-        posterior=bayes.posterior,
-        interval=bayes.interval,
-        p_best=bayes.compared.p_best,
-        expected_loss=bayes.compared.expected_loss,
-        p_better=bayes.better,
-        p_rope=np.full_like(totals.n, np.nan) if bayes.inside is None else bayes.inside,
-        sequence=rate_sequences(weighted, tau=tau, values=values),
-        contrasts=against,
-        lift=lift_sequences(weighted, 0, alpha=rule.alpha, tau=tau, values=values),
-        fixed_horizon_p=2 * ndtr(-np.abs(against.difference) / np.where(spread > 0, spread, np.inf)),
-        sample_ratio_once=sample_ratio_chi_square(counted.cells.units, counted.percent),  # type: ignore[arg-type]
-        sample_ratio_always=sample_ratio_sequential(counted.cells.units, counted.percent),  # type: ignore[arg-type]
+    sequence = rate_sequences(weighted, tau=tau, values=values)
+    lift = lift_sequences(weighted, 0, alpha=rule.alpha, tau=tau, values=values)
+    enough = ready(
+        totals._replace(c=outcomes),
+        weighted,
+        least_units=rule.least_units,
+        least_outcomes=rule.least_outcomes,
+        values=values,
     )
-    together = _reordered(together, np.argsort(orders, axis=-1))
-    return [_row(together, e) for e in range(len(problems))]
+    columns = (
+        totals.units,
+        totals.n,
+        outcomes,
+        enough,
+        totals.c / np.where(totals.n > 0, totals.n, 1.0),
+        rate(weighted),
+        effective_units(weighted),
+        effective_units(totals),
+        effect,
+        *bayes.posterior,
+        bayes.interval[..., 0],
+        bayes.interval[..., 1],
+        bayes.compared.p_best,
+        bayes.compared.expected_loss,
+        bayes.better,
+        np.full_like(totals.n, np.nan) if bayes.inside is None else bayes.inside,
+        *sequence,
+        against.difference,
+        against.low,
+        against.high,
+        against.p,
+        lift.estimate,
+        lift.low,
+        lift.high,
+        2 * ndtr(-np.abs(against.difference) / np.where(spread > 0, spread, np.inf)),
+    )
+    # (experiments, figures, variants), the variants in their own order again.
+    figures = np.stack(columns, axis=1)
+    figures = np.take_along_axis(figures, np.argsort(orders, axis=-1)[:, None, :], axis=2)
+    once = sample_ratio_chi_square(counted.cells.units, counted.percent)
+    always = sample_ratio_sequential(counted.cells.units, counted.percent)
+    return [
+        Evaluation(*rows, sample_ratio_once=float(a), sample_ratio_always=float(b))
+        for rows, a, b in zip(figures.tolist(), once, always, strict=True)
+    ]
 
 
 def _control_first(experiment: Experiment) -> list[int]:
@@ -253,7 +281,7 @@ def _normal(totals: Moments, rope_width: float | None) -> _Bayes:
 def among(experiment: Experiment, figures: Evaluation, names: Sequence[str]) -> Comparison:
     """P(best) and expected loss of the variants `names` alone, in their order."""
     places = [i for i, variant in enumerate(experiment.variants) if variant.name in names]
-    first, second = (part[places] for part in figures.posterior)
+    first, second = (np.array(part)[places] for part in (figures.first, figures.second))
     return compare(first, second) if experiment.measure == "rate" else compare_normal(first, second**2)
 
 
@@ -275,21 +303,3 @@ def _shares(key: str) -> dict[str, int]:
         return parse_allocation_key(key)
     except InvalidEvent:
         return {}
-
-
-def _reordered(part: Any, back: NDArray[np.int64]) -> Any:
-    """Every array with its variants in their own order again."""
-    if isinstance(part, np.ndarray):
-        if part.ndim == 1:
-            return part
-        return np.take_along_axis(part, back if part.ndim == 2 else back[..., None], axis=1)
-    parts = [_reordered(inner, back) for inner in part]
-    return type(part)(*parts) if hasattr(part, "_fields") else tuple(parts)
-
-
-def _row(part: Any, e: int) -> Any:
-    """Experiment e of arrays over experiments."""
-    if isinstance(part, np.ndarray):
-        return part[e]
-    parts = [_row(inner, e) for inner in part]
-    return type(part)(*parts) if hasattr(part, "_fields") else tuple(parts)

@@ -34,7 +34,7 @@ def allocate(
     rule = experiment.bandit
     if finding.verdict == "invalid":
         return kept
-    if not figures.ready.all():
+    if not all(figures.ready):
         return start
     out = breached(guardrails)
     names = [name for name in start if name not in out]
@@ -65,7 +65,7 @@ def convergence_note(
     settled = ("invalid", "no-traffic", "insufficient-data", "rollback")
     if finding.verdict in settled or experiment.bandit.policy == "fixed":
         return ()
-    first, second = figures.posterior
+    first, second = np.array(figures.first), np.array(figures.second)
     means = first if experiment.measure == "value" else first / (first + second)
     names = [variant.name for variant in experiment.variants]
     found = convergence(
