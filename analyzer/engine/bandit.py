@@ -32,7 +32,6 @@ __all__ = [
     "ucb1",
     "uniform",
     "whole",
-    "with_reserve",
 ]
 
 
@@ -140,14 +139,6 @@ def whole(shares: ArrayLike) -> NDArray[np.int64]:
     by_remainder = np.argsort(percents - exact, axis=-1, kind="stable")
     rank = np.argsort(by_remainder, axis=-1, kind="stable")
     return np.asarray(percents + (rank < missing), dtype=np.int64)
-
-
-def with_reserve(shares: ArrayLike, reserve: float) -> Floats:
-    """What a unit's chances are when a part `reserve` of all units is assigned uniformly beside the bandit, (…, k)."""
-    if not 0 <= reserve <= 1:
-        raise ValueError(f"reserve: must lie in [0, 1], got {reserve}")
-    s = _shares("shares", shares)
-    return np.asarray((1.0 - reserve) * s / _in_order(s) + reserve / s.shape[-1], dtype=np.float64)
 
 
 def thompson_shares(p_best: Mapping[str, float], floor: float) -> dict[str, int]:

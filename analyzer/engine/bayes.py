@@ -22,7 +22,6 @@ LEAST, MOST = 0.02, 1e13
 """Allowed parameters; below, the logit of a rate leaves what a double can hold"""
 
 _SIDES: Floats = np.array([[-1.0], [1.0]])
-NEWTON = 1
 
 
 def compare(alpha: ArrayLike, beta: ArrayLike) -> Comparison:

@@ -130,10 +130,6 @@ def test_rows_are_lifted_each_as_if_alone(w: list[float], percent: int) -> None:
         assert bandit.lifted(row, floor).tobytes() == found.tobytes()
 
 
-def test_a_reserve_is_uniform() -> None:
-    assert bandit.with_reserve([[3, 1], [1, 0]], 0.1) == pytest.approx(np.array([[0.725, 0.275], [0.95, 0.05]]))
-
-
 def test_a_bandit_has_converged_when_little_is_left_to_gain() -> None:
     alpha, beta = np.array([[101, 121], [10_001, 12_001]]), np.array([[901, 881], [90_001, 88_001]])
     means = alpha / (alpha + beta)
@@ -158,7 +154,6 @@ def test_a_bandit_has_converged_when_little_is_left_to_gain() -> None:
         (lambda: bandit.ucb1([], []), "n"),
         (lambda: bandit.lifted([1.0, 0.0], 0.6), "floor"),
         (lambda: bandit.whole([np.inf, 1.0]), "shares"),
-        (lambda: bandit.with_reserve([0.5, 0.5], -0.1), "reserve"),
         (lambda: bandit.convergence(compare([1.0], [1.0]), [0.5], 0.0), "caring"),
     ],
 )
