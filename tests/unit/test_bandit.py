@@ -27,9 +27,8 @@ def draws(n: np.ndarray, c: np.ndarray, runs: int, seed: int) -> np.ndarray:
 def test_top_two_equals_the_sum_over_ordered_pairs(p: np.ndarray, first: float) -> None:
     # P(first = j, then i) = p_j · p_i / (1 − p_j)
     k = len(p)
-    expected = [
-        first * p[i] + (1 - first) * sum(p[j] * p[i] / (p.sum() - p[j]) for j in range(k) if j != i) for i in range(k)
-    ]
+    others = [np.delete(p, j).sum() for j in range(k)]  # p.sum() − p[j] would lose its digits
+    expected = [first * p[i] + (1 - first) * sum(p[j] * p[i] / others[j] for j in range(k) if j != i) for i in range(k)]
     found = bandit.top_two(p, first)
     assert found == pytest.approx(expected, rel=1e-9)
     assert found.sum() == pytest.approx(1)
