@@ -264,12 +264,12 @@ def _traffic(experiment: Experiment, figures: Figures) -> str:
     was = "" if stays else f" (was: {_percents(old)})"
     if finding.verdict == "invalid":
         return f"Traffic is not moved on such evidence: {shares}{was}."
-    if figures.short or finding.verdict == "no-traffic":
-        moves = "stays at" if stays else "goes back to"
-        return f"Traffic {moves} its start until every variant has enough: {shares}{was}."
     out = _out(figures)
     if out:
         return f"Traffic {'stays away from' if stays else 'leaves'} {', '.join(out)}: {shares}{was}."
+    if figures.short or finding.verdict == "no-traffic":
+        moves = "stays at" if stays else "goes back to"
+        return f"Traffic {moves} its start until every variant has enough: {shares}{was}."
     if rule.policy == "fixed":
         return f"Traffic {'stays' if stays else 'is'} fixed: {shares}{was}."
     if stays:

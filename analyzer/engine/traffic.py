@@ -34,11 +34,11 @@ def allocate(
     rule = experiment.bandit
     if finding.verdict == "invalid":
         return kept
-    if not all(figures.ready):
-        return start
     out = breached(guardrails)
     names = [name for name in start if name not in out]
-    if rule.policy == "fixed":
+    waits = not all(figures.ready)
+    if waits or rule.policy == "fixed":
+        # A guardrail does not wait for the others: a variant nobody clicks on would never have enough.
         left_shares = {name: start[name] for name in names}
         # Where all of it went to variants that are out, the control takes it.
         wanted = whole_percents(left_shares) if any(left_shares.values()) else {experiment.control_name: 100}
@@ -48,7 +48,8 @@ def allocate(
     wanted = dict.fromkeys(start, 0) | wanted
     # A variant comes and goes at once; other moves must be worth a new allocation.
     same = all(bool(wanted[name]) == bool(kept[name]) for name in start)
-    return kept if same and rule.policy != "fixed" and not moved_enough(wanted, kept, rule.min_change) else wanted
+    bandit = not waits and rule.policy != "fixed"
+    return kept if same and bandit and not moved_enough(wanted, kept, rule.min_change) else wanted
 
 
 def _shares(experiment: Experiment, figures: Evaluation, names: Sequence[str]) -> list[float]:

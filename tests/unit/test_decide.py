@@ -299,6 +299,27 @@ def test_fixed_traffic_of_a_variant_that_is_out_goes_to_the_control_if_nobody_el
     assert (decision.verdict, decision.allocation) == ("rollback", {"control": 100, "new": 0})
 
 
+def test_a_guardrail_takes_the_traffic_of_a_variant_that_nobody_clicks_on() -> None:
+    """It would never pass the gate, and a canary must not wait for that."""
+    cells = guarded(900, 100, 1000, (100, 0))
+    decision = decide(GUARDED, Snapshot(merge_cells(cells, "e", "click", "error"), {}, 0))
+    assert (decision.verdict, decision.allocation) == ("insufficient-data", {"control": 100, "new": 0})
+    assert "Traffic leaves new: control 100 %, new 0 % (was: control 50 %, new 50 %)." in decision.reasons
+
+
+@pytest.mark.parametrize("better", ["lower", "higher"])
+def test_a_variant_whose_units_all_fail_breaches_its_guardrail(better: str) -> None:
+    """Units that all agree have no variance; the worst must not be the only ones that stay unnoticed."""
+    it = experiment(guardrails=(Guardrail(outcome="error", margin=0.02, better=better),))  # type: ignore[arg-type]
+    worst, usual = (300, 30) if better == "lower" else (0, 270)
+    cells = guarded(worst, usual, 300, (100, 100))
+    decision = decide(it, Snapshot(merge_cells(cells, "e", "click", "error"), {}, 0))
+    assert (decision.guardrails[0].status, decision.verdict) == ("breached", "rollback")
+    fine = guarded(300 - worst, usual, 300, (100, 100))
+    open_yet = decide(it, Snapshot(merge_cells(fine, "e", "click", "error"), {}, 0))
+    assert open_yet.guardrails[0].status == "open"
+
+
 def test_a_breached_guardrail_makes_an_aa_test_invalid() -> None:
     cells = guarded(1000, 100, 10_000, (1000, 1000))
     decision = decide(
