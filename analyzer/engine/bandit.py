@@ -53,12 +53,13 @@ def top_two(p_best: ArrayLike, first: float = 0.5) -> Floats:
     p = _shares("p_best", p_best)
     if p.shape[-1] == 1:
         return np.ones_like(p)
-    # 1 − pⱼ as the sum of the others: the difference would lose all digits near 1.
-    other = np.where(np.eye(p.shape[-1], dtype=bool), 0.0, p[..., None, :]).sum(axis=-1)
+    # 1 − pⱼ, and the sum over j ≠ i, as sums of the others: differences would lose their digits near 1.
+    own = np.eye(p.shape[-1], dtype=bool)
+    other = np.where(own, 0.0, p[..., None, :]).sum(axis=-1)
     # Where nobody else is ever the best, the second is anyone else, all alike.
     lost = other <= 1e-300
     again = np.where(lost, 0.0, p / np.where(lost, 1.0, other))
-    second = p * (again.sum(axis=-1, keepdims=True) - again)
+    second = p * np.where(own, 0.0, again[..., None, :]).sum(axis=-1)
     second += lost.any(axis=-1, keepdims=True) * np.where(lost, 0.0, 1.0 / (p.shape[-1] - 1))
     return np.asarray(first * p + (1.0 - first) * second / second.sum(axis=-1, keepdims=True), dtype=np.float64)
 
