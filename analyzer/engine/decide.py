@@ -87,7 +87,7 @@ def decide_many(cases: Sequence[Case]) -> list[DecisionMade]:
             c.snapshot.cells,
             c.snapshot.at_ms,
             c.snapshot.delay,
-            c.previous.history if c.previous else (),
+            _history(c),
         )
         for c in cases
     ]
@@ -98,6 +98,14 @@ def decide_many(cases: Sequence[Case]) -> list[DecisionMade]:
         ]
     )
     return [_decision(*parts) for parts in zip(cases, memories, found, strict=True)]
+
+
+def _history(case: Case) -> tuple[Epoch, ...]:
+    """What the last decision remembers, unless it was of other variants: epochs know them by place only."""
+    before = case.previous
+    if before is None or list(before.allocation) != list(case.experiment.starting_allocation):
+        return ()
+    return before.history
 
 
 def recompute(recorded: DecisionMade) -> DecisionMade:

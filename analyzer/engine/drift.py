@@ -1,7 +1,8 @@
 """Rates that drift: old evidence weighs less in what moves the traffic, by a half-life or by a window of event time.
 
 A decision carries its history as epochs whose sums are the totals, so the next decision finds what is new by
-subtraction, and no state lives outside the records. Verdicts and design effects rest on the whole evidence.
+subtraction, and no state lives outside the records. Posteriors follow the weighed counts; confidence sequences and
+design effects rest on the whole evidence.
 
 Library: numpy. Sources: Garivier, Moulines 2011 (discounted and sliding-window bandits); Raj, Kalyani 2017 (discounted
 Thompson sampling).

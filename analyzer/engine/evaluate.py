@@ -224,8 +224,7 @@ def _evaluate(problems: Sequence[Problem]) -> list[Evaluation]:
     once = sample_ratio_chi_square(counted.cells.units, counted.percent)
     always = sample_ratio_sequential(counted.cells.units, counted.percent)
     return [
-        Evaluation._make((*rows, float(a), float(b)))
-        for rows, a, b in zip(figures.tolist(), once, always, strict=True)
+        Evaluation._make((*rows, float(a), float(b))) for rows, a, b in zip(figures.tolist(), once, always, strict=True)
     ]
 
 

@@ -54,6 +54,11 @@ def conclude(
                 return Finding("invalid", result.variant, "not-a-rate")
     if sample_ratio_p is not None and sample_ratio_p < SAMPLE_RATIO_ALARM:
         return Finding("invalid", "", "sample-ratio")
+    treatments = [result for result in left if result.variant != experiment.control_name]
+    if not treatments and not experiment.aa:
+        # Known before the gate: a guardrail breaks on its own evidence.
+        first = next(result for result in results if result.variant != experiment.control_name)
+        return Finding("rollback", first.variant, "guardrail")
     if short:
         return Finding("insufficient-data", short[0])
     if immature:
@@ -63,10 +68,6 @@ def conclude(
         status.setdefault(found.variant, set()).add(found.status)
     if experiment.aa:
         return _same(experiment, results, left)
-    treatments = [result for result in left if result.variant != experiment.control_name]
-    if not treatments:
-        first = next(result for result in results if result.variant != experiment.control_name)
-        return Finding("rollback", first.variant, "guardrail")
     winner = _winner(experiment, left, treatments)
     if (
         winner is not None

@@ -1,14 +1,15 @@
-"""`sluice simulate`. Libraries: click, rich."""
+"""`sluice simulate`. Libraries: click, msgspec, rich."""
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
+import msgspec
 
 from analyzer.simulate import aa, bandit, coverage, delay, drift
 from analyzer.simulate.blocks import Result, Simulate, processes
@@ -17,6 +18,16 @@ from analyzer.simulate.log import Log, find_log
 from analyzer.simulate.report import Report, write_csv, write_png
 
 __all__ = ["simulate"]
+
+
+class _Finite(click.FloatRange):
+    """A range that nan and infinity are outside of."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"{value}: must be a finite number", param, ctx)
+        return number
 
 
 @click.group()
@@ -87,14 +98,14 @@ class _Run:
         if self._log is not None:
             about |= {"data": self._log.name, "users": self._log.users, "concentration": self._log.concentration}
         if self._json:
-            click.echo(json.dumps(about | report.figures))
+            click.echo(msgspec.json.encode(about | report.figures).decode())  # infinity is null
         else:
             _print(title, about, report)
 
 
 @simulate.command("aa")
 @_common(runs=200, looks=50)
-@click.option("--alpha", type=click.FloatRange(0, 0.5, min_open=True), default=0.05, show_default=True)
+@click.option("--alpha", type=_Finite(0, 0.5, min_open=True), default=0.05, show_default=True)
 def aa_command(alpha: float, **options: Any) -> None:
     """How often the default rule calls a difference that is not there, looked at all the time.
 
@@ -109,7 +120,7 @@ def aa_command(alpha: float, **options: Any) -> None:
 
 @simulate.command("coverage")
 @_common(runs=200, looks=50)
-@click.option("--alpha", type=click.FloatRange(0, 0.5, min_open=True), default=0.05, show_default=True)
+@click.option("--alpha", type=_Finite(0, 0.5, min_open=True), default=0.05, show_default=True)
 def coverage_command(alpha: float, **options: Any) -> None:
     """How often intervals hold the truth at every look at once, while Thompson sampling moves the traffic.
 
@@ -123,7 +134,7 @@ def coverage_command(alpha: float, **options: Any) -> None:
 
 @simulate.command("bandit")
 @_common(runs=200, looks=50)
-@click.option("--floor", type=click.FloatRange(0, 0.5), default=0.05, show_default=True, help="Least share.")
+@click.option("--floor", type=_Finite(0, 0.5), default=0.05, show_default=True, help="Least share.")
 @click.option("--library", is_flag=True, help="Compare with MABWiser's Thompson sampling (50 ms a run).")
 def bandit_command(floor: float, library: bool, **options: Any) -> None:
     """Clicks that each policy gives away against always the best variant, and an equal split beside it."""
@@ -139,7 +150,7 @@ def bandit_command(floor: float, library: bool, **options: Any) -> None:
 @simulate.command("drift")
 @_common(runs=200, looks=50)
 @click.option(
-    "--half-life", type=click.FloatRange(0, min_open=True), default=5.0, show_default=True, metavar="LOOKS",
+    "--half-life", type=_Finite(0, min_open=True), default=5.0, show_default=True, metavar="LOOKS",
     help="Of the evidence of the discounted bandit.",
 )  # fmt: skip
 @click.option(

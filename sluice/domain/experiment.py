@@ -55,7 +55,8 @@ class Bandit(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     prior: tuple[Weight, Weight] = (1.0, 1.0)
     """Beta prior of a rate: (successes, failures)."""
     half_life_s: Annotated[int, Meta(ge=1, le=MAX_TTL_S)] | None = None
-    """For rates that drift: evidence so old (event time) moves traffic half as much. The verdict uses all of it."""
+    """For rates that drift: evidence so old (event time) counts half as much in the posteriors, which move the
+    traffic. Confidence sequences rest on all of it."""
     window_s: Annotated[int, Meta(ge=1, le=MAX_TTL_S)] | None = None
     """The same with a sharp edge: older evidence does not move traffic. Not together with `half_life_s`."""
     min_change: Annotated[int, Meta(ge=1, le=50)] = 2

@@ -303,7 +303,7 @@ def test_a_guardrail_takes_the_traffic_of_a_variant_that_nobody_clicks_on() -> N
     """It would never pass the gate, and a canary must not wait for that."""
     cells = guarded(900, 100, 1000, (100, 0))
     decision = decide(GUARDED, Snapshot(merge_cells(cells, "e", "click", "error"), {}, 0))
-    assert (decision.verdict, decision.allocation) == ("insufficient-data", {"control": 100, "new": 0})
+    assert (decision.verdict, decision.allocation) == ("rollback", {"control": 100, "new": 0})
     assert "Traffic leaves new: control 100 %, new 0 % (was: control 50 %, new 50 %)." in decision.reasons
 
 

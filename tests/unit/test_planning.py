@@ -135,7 +135,7 @@ def test_simulated_experiments_have_the_planned_power(design: Design) -> None:
     # every unit; 500 looks lose about as much as the bound gives away.
     power, mean = simulate(design, looks=500, runs=2000)
     assert power == pytest.approx(design.power, abs=0.03)
-    assert mean == pytest.approx(sequential_size(design).expected, rel=0.04)
+    assert mean == pytest.approx(sequential_size(design).expected, rel=0.08)
 
 
 def test_before_the_gate_nothing_is_found() -> None:
