@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import expit
 
 from sluice.errors import ConfigError
 from sluice.features import batch_features, names
@@ -24,8 +25,9 @@ VALIDATION_SHARE = 0.2
 """The last part of the train period, by time: stops LightGBM and calibrates the recommenders."""
 # A higher value never makes a click less likely: keeps trees from fitting noise where ratings are few.
 _RISING = frozenset({
-    "user_like_rate", "user_rating", "user_leniency", "user_last_like_rate", "item_like_rate", "item_rating",
-    "item_quality", "item_like_surplus", "genre_level", "genre_taste", "decade_taste", "match", "slate_quality",
+    "user_like_rate", "user_top_rate", "user_rating", "user_leniency", "user_last_like_rate", "item_like_rate",
+    "item_top_rate", "item_rating", "item_quality", "item_like_surplus", "genre_level", "genre_taste", "decade_taste",
+    "match", "slate_quality",
 })  # fmt: skip
 _NO_OPENMP = (
     "PolicyB needs LightGBM, and that the system's libgomp.so.1: "
@@ -75,7 +77,7 @@ class Trained:
     validation: Mapping[str, float]
     """Figures on the last part of the train period, of the model fitted without it"""
     importance: Mapping[str, float] = field(default_factory=dict)
-    """Feature → share in what the model uses; sums to 1, or empty"""
+    """Feature → mean size of what it adds to the log odds, largest first; empty for models without features"""
     seconds: float = 0.0
 
 
@@ -87,7 +89,15 @@ class PolicyA:
 
     def score(self, features: NDArray[np.float32]) -> Floats:
         """(m,) P(click)"""
-        return np.asarray(self.pipeline.predict_proba(features)[:, 1])
+        return np.asarray(expit(self.log_odds(features)))
+
+    def log_odds(self, features: NDArray[np.float32]) -> Floats:
+        return np.asarray(self.pipeline.decision_function(features))
+
+    def contributions(self, features: NDArray[np.float32]) -> Floats:
+        """(m, features) what each feature adds to the log odds, against its mean in training"""
+        scaler, regression = self.pipeline
+        return np.asarray(scaler.transform(features) * regression.coef_[0])
 
     def predict(self, examples: Examples, slates: Ints) -> Floats:
         return self.score(examples.features[examples.data.rows(slates)])
@@ -95,13 +105,20 @@ class PolicyA:
 
 @dataclass(frozen=True, eq=False)
 class PolicyB:
-    """Gradient-boosted trees."""
+    """Gradient-boosted trees that start from the log odds of a logistic regression: what is linear, trees only copy."""
 
+    start: PolicyA
     booster: Any
 
     def score(self, features: NDArray[np.float32]) -> Floats:
         """(m,) P(click)"""
-        return np.asarray(self.booster.predict(features, num_threads=1))
+        trees = self.booster.predict(features, raw_score=True, num_threads=1)
+        return np.asarray(expit(self.start.log_odds(features) + trees))
+
+    def contributions(self, features: NDArray[np.float32]) -> Floats:
+        """(m, features) as those of `PolicyA`, and of the trees by SHAP (Lundberg et al. 2020)"""
+        trees = self.booster.predict(features, pred_contrib=True, num_threads=1)[:, :-1]
+        return np.asarray(self.start.contributions(features) + trees)
 
     def predict(self, examples: Examples, slates: Ints) -> Floats:
         return self.score(examples.features[examples.data.rows(slates)])
@@ -150,20 +167,22 @@ def fit_policy_b(
     own = dict(params)
     rounds, patience = own.pop("max_rounds"), own.pop("early_stopping_rounds")
 
-    def dataset(slates: Ints) -> Any:
-        rows = data.rows(slates)
+    def dataset(slates: Ints, start: PolicyA) -> Any:
+        features = examples.features[data.rows(slates)]
         return lightgbm.Dataset(
-            examples.features[rows], examples.liked[rows], feature_name=[_plain(name) for name in columns],
-            free_raw_data=False,
+            features, examples.liked[data.rows(slates)], init_score=start.log_odds(features),
+            feature_name=[_plain(name) for name in columns], free_raw_data=False,
         )  # fmt: skip
 
     early, late = validation_split(data, train)
+    start = fit_policy_a(examples, early, seed=seed)
     stopped = lightgbm.train(
-        fixed | own, dataset(early), rounds, valid_sets=[dataset(late)],
+        fixed | own, dataset(early, start), rounds, valid_sets=[dataset(late, start)],
         callbacks=[lightgbm.early_stopping(patience, verbose=False)],
     )  # fmt: skip
     best = max(stopped.best_iteration, 1)
-    return PolicyB(lightgbm.train(fixed | own, dataset(train), best)), best
+    start = fit_policy_a(examples, train, seed=seed)
+    return PolicyB(start, lightgbm.train(fixed | own, dataset(train, start), best)), best
 
 
 def _lightgbm() -> Any:

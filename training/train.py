@@ -28,6 +28,8 @@ from training.recommenders import fit_content_based, fit_item_based
 
 __all__ = ["MODELS", "scored", "train_all", "train_one"]
 
+_IMPORTANCE_ROWS = 2000
+
 Fit = Callable[[Examples, Ints, int], tuple[Model, Mapping[str, Any]]]
 
 
@@ -87,7 +89,7 @@ def train_one(name: str, examples: Examples, train: Ints, *, seed: int = 0) -> T
         model=model,
         params={**params, "seed": seed, "features_version": VERSION, "train_slates": len(train)},
         validation=point(scored(examples, late, first.predict(examples, late))),
-        importance=_importance(model, examples),
+        importance=_importance(model, examples, train),
         seconds=time.perf_counter() - begin,
     )
 
@@ -105,14 +107,10 @@ def scored(examples: Examples, slates: Ints, score: Floats, *, is_probability: b
     )
 
 
-def _importance(model: Model, examples: Examples) -> dict[str, float]:
-    """Share of each feature: by size of its standardised weight, or by gain of its splits."""
-    if isinstance(model, PolicyA):
-        weight = np.abs(model.pipeline[-1].coef_[0])
-    elif isinstance(model, PolicyB):
-        weight = np.asarray(model.booster.feature_importance("gain"), dtype=np.float64)
-    else:
+def _importance(model: Model, examples: Examples, train: Ints) -> dict[str, float]:
+    if not isinstance(model, PolicyA | PolicyB):
         return {}
-    share = weight / weight.sum() if weight.sum() > 0 else weight
-    ordered = np.argsort(-share, kind="stable")
-    return {examples.names[place]: float(share[place]) for place in ordered}
+    rows = examples.data.rows(train)
+    sample = rows[:: max(len(rows) // _IMPORTANCE_ROWS, 1)]
+    size = np.abs(model.contributions(examples.features[sample])).mean(axis=0)
+    return {examples.names[place]: float(size[place]) for place in np.argsort(-size, kind="stable")}

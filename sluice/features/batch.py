@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 from sluice.features import tastes
 from sluice.features.catalogue import Catalogue
 from sluice.features.definition import (
+    LOW_MILLI,
     MAX_RATING_MILLI,
+    TOP_MILLI,
     Floats,
     Ints,
     Known,
@@ -72,6 +74,7 @@ def batch_features(log: SlateLog, catalogue: Catalogue) -> NDArray[np.float32]:
     facts = _Facts(log, catalogue)
 
     rating, liked = log.rating_milli, log.liked.astype(np.int64)
+    top, low = (rating >= TOP_MILLI).astype(np.int64), (rating <= LOW_MILLI).astype(np.int64)
     per_slate = {"count": sizes, "likes": _sum(liked, log.offsets), "rating": _sum(rating, log.offsets)}
     after = {name: users.through(values)[slate] for name, values in per_slate.items()}
     own_level = level(rating, after["rating"], after["count"]).astype(np.int64)
@@ -86,6 +89,8 @@ def batch_features(log: SlateLog, catalogue: Catalogue) -> NDArray[np.float32]:
     columns = Known(
         user_count=count[slate],
         user_likes=users.until(per_slate["likes"])[slate],
+        user_tops=users.until(_sum(top, log.offsets))[slate],
+        user_lows=users.until(_sum(low, log.offsets))[slate],
         user_rating=users.until(per_slate["rating"])[slate],
         user_leniency=users.until(_sum(lenient, log.offsets))[slate],
         user_last_count=sizes[last][slate],
@@ -93,6 +98,8 @@ def batch_features(log: SlateLog, catalogue: Catalogue) -> NDArray[np.float32]:
         user_last_ms=log.end_ms[last][slate],
         item_count=items.until_count,
         item_likes=items.until(liked),
+        item_tops=items.until(top),
+        item_lows=items.until(low),
         item_rating=items.until(rating),
         item_level=items.until(own_level),
         item_like_surplus=items.until(surplus),

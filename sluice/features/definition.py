@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 __all__ = [
-    "BASE_NAMES", "MAX_RATING_MILLI", "VERSION", "Known", "affinity", "leniency", "level", "like_surplus", "matrix",
-    "names", "quality", "shrunk", "surprise",
+    "BASE_NAMES", "LOW_MILLI", "MAX_RATING_MILLI", "TOP_MILLI", "VERSION", "Known", "affinity", "leniency", "level",
+    "like_surplus", "matrix", "names", "quality", "shrunk", "surprise",
 ]  # fmt: skip
 
 VERSION = 1
@@ -28,6 +28,9 @@ MAX_RATING_MILLI = 5000
 PRIOR_RATING = 3500.0
 """Thousandths of a star: what an unknown user gives and an unknown item gets."""
 PRIOR_RATE = 0.5
+TOP_MILLI, LOW_MILLI = 4500, 2000
+"""Ratings from the first on are top ones, up to the second low ones."""
+PRIOR_TOP_RATE, PRIOR_LOW_RATE = 0.2, 0.15
 # Weights of the priors, in observations.
 USER_RATE_WEIGHT = 8.0
 WEIGHT = 5.0
@@ -50,6 +53,8 @@ BASE_NAMES = (
     "user_history",  # outcomes n known of the user, as n / (n + 20)
     "user_new",  # 1 when there are none
     "user_like_rate",
+    "user_top_rate",  # ratings from 4.5 stars on
+    "user_low_rate",  # ratings up to 2 stars
     "user_rating",  # mean, in stars
     "user_leniency",  # mean of what the user gives above the quality of what was rated
     "user_last_like_rate",  # in the latest slate known
@@ -57,6 +62,8 @@ BASE_NAMES = (
     "item_history",
     "item_new",
     "item_like_rate",
+    "item_top_rate",
+    "item_low_rate",
     "item_rating",
     "item_quality",  # mean of ratings above their raters' own means, in stars
     "item_like_surplus",  # the same for likes
@@ -72,6 +79,9 @@ BASE_NAMES = (
     "match",  # collaborative: vector of the user times vector of the item
     "slate_quality",  # mean of item_quality over the slate
     "slate_match",
+    "slate_like_rate",
+    "slate_history",
+    "slate_taste",  # of genre_taste
 )
 
 
@@ -80,6 +90,8 @@ class Known(NamedTuple):
 
     user_count: Ints
     user_likes: Ints
+    user_tops: Ints
+    user_lows: Ints
     user_rating: Ints
     """Sum of thousandths"""
     user_leniency: Ints
@@ -88,6 +100,8 @@ class Known(NamedTuple):
     user_last_ms: Ints
     item_count: Ints
     item_likes: Ints
+    item_tops: Ints
+    item_lows: Ints
     item_rating: Ints
     item_level: Ints
     item_like_surplus: Ints
@@ -149,59 +163,75 @@ def affinity(total: Ints, count: Count) -> Floats:
 
 def matrix(known: Known, offsets: Ints) -> NDArray[np.float32]:
     """Features of m rows, columns as in `names`. offsets: (s + 1,) where each slate begins; slates are not empty."""
+    own, pair = _item_columns(known), _pair_columns(known)
+    columns = {**_user_columns(known), **own, **pair}
+    means = {
+        "slate_quality": quality(known.item_level, known.item_count),
+        "slate_match": known.match,
+        "slate_like_rate": np.rint(1000.0 * own["item_like_rate"]),
+        "slate_history": np.rint(1000.0 * own["item_history"]),
+        "slate_taste": np.rint(1000.0 * pair["genre_taste"]),
+    }
+    columns |= {name: _slate_mean(values, offsets) for name, values in means.items()}
     genres = known.item_genres
-    columns = [*_user_columns(known), *_item_columns(known), *_pair_columns(known)]
-    own_quality = quality(known.item_level, known.item_count)
-    columns += [_slate_mean(values, offsets) for values in (own_quality, known.match)]
     table = np.empty((len(known.at_ms), len(BASE_NAMES) + genres.shape[1]), dtype=np.float32)
-    for place, column in enumerate(columns):
-        table[:, place] = column
+    for place, name in enumerate(BASE_NAMES):
+        table[:, place] = columns[name]
     table[:, len(BASE_NAMES) :] = genres
     return table
 
 
-def _user_columns(known: Known) -> list[Floats]:
+def _user_columns(known: Known) -> dict[str, Floats]:
     count = known.user_count
     last = np.maximum(known.user_last_count, 1)
-    return [
-        _saturating(count, HALF_HISTORY),
-        (count == 0).astype(np.float64),
-        (known.user_likes + USER_RATE_WEIGHT * PRIOR_RATE) / (count + USER_RATE_WEIGHT),
-        (known.user_rating + WEIGHT * PRIOR_RATING) / (count + WEIGHT) / 1000.0,
-        shrunk(known.user_leniency, count) / 1000.0,
-        np.where(count > 0, known.user_last_likes / last, PRIOR_RATE),
-        _gap(known.at_ms, known.user_last_ms, count),
-    ]
+    return {
+        "user_history": _saturating(count, HALF_HISTORY),
+        "user_new": (count == 0).astype(np.float64),
+        "user_like_rate": _rate(known.user_likes, count, PRIOR_RATE, USER_RATE_WEIGHT),
+        "user_top_rate": _rate(known.user_tops, count, PRIOR_TOP_RATE),
+        "user_low_rate": _rate(known.user_lows, count, PRIOR_LOW_RATE),
+        "user_rating": _rate(known.user_rating, count, PRIOR_RATING) / 1000.0,
+        "user_leniency": shrunk(known.user_leniency, count) / 1000.0,
+        "user_last_like_rate": np.where(count > 0, known.user_last_likes / last, PRIOR_RATE),
+        "user_gap": _gap(known.at_ms, known.user_last_ms, count),
+    }
 
 
-def _item_columns(known: Known) -> list[Floats]:
+def _item_columns(known: Known) -> dict[str, Floats]:
     count, year = known.item_count, known.item_year
     seen = np.where(count > 0, known.item_first_ms, known.at_ms)
     age = np.maximum(known.at_ms / YEAR_MS + 1970.0 - year, 0.0)
-    return [
-        _saturating(count, HALF_HISTORY),
-        (count == 0).astype(np.float64),
-        (known.item_likes + WEIGHT * PRIOR_RATE) / (count + WEIGHT),
-        (known.item_rating + WEIGHT * PRIOR_RATING) / (count + WEIGHT) / 1000.0,
-        quality(known.item_level, count) / 1000.0,
-        shrunk(known.item_like_surplus, count) / 1000.0,
-        _gap(known.at_ms, known.item_last_ms, count),
-        _saturating((known.at_ms - seen) / DAY_MS, HALF_PRESENCE_DAYS),
-        np.where(year > 0, _saturating(age, HALF_AGE_YEARS), 0.5),
-        (year > 0).astype(np.float64),
-        known.item_genres.sum(axis=1).astype(np.float64),
-    ]
+    return {
+        "item_history": _saturating(count, HALF_HISTORY),
+        "item_new": (count == 0).astype(np.float64),
+        "item_like_rate": _rate(known.item_likes, count, PRIOR_RATE),
+        "item_top_rate": _rate(known.item_tops, count, PRIOR_TOP_RATE),
+        "item_low_rate": _rate(known.item_lows, count, PRIOR_LOW_RATE),
+        "item_rating": _rate(known.item_rating, count, PRIOR_RATING) / 1000.0,
+        "item_quality": quality(known.item_level, count) / 1000.0,
+        "item_like_surplus": shrunk(known.item_like_surplus, count) / 1000.0,
+        "item_gap": _gap(known.at_ms, known.item_last_ms, count),
+        "item_presence": _saturating((known.at_ms - seen) / DAY_MS, HALF_PRESENCE_DAYS),
+        "item_age": np.where(year > 0, _saturating(age, HALF_AGE_YEARS), 0.5),
+        "item_year_known": (year > 0).astype(np.float64),
+        "item_genres": known.item_genres.sum(axis=1).astype(np.float64),
+    }
 
 
-def _pair_columns(known: Known) -> list[Floats]:
+def _pair_columns(known: Known) -> dict[str, Floats]:
     genres = np.maximum(known.item_genres.sum(axis=1), 1)
-    return [
-        _saturating(known.genre_count / genres, HALF_HISTORY),
-        known.genre_level / genres / 1000.0,
-        known.genre_taste / genres / 1000.0,
-        known.decade_taste / 1000.0,
-        known.match / 1000.0,
-    ]
+    return {
+        "genre_history": _saturating(known.genre_count / genres, HALF_HISTORY),
+        "genre_level": known.genre_level / genres / 1000.0,
+        "genre_taste": known.genre_taste / genres / 1000.0,
+        "decade_taste": known.decade_taste / 1000.0,
+        "match": known.match / 1000.0,
+    }
+
+
+def _rate(total: Ints, count: Ints, prior: float, weight: float = WEIGHT) -> Floats:
+    """A mean, shrunk to `prior` by `weight` observations."""
+    return np.asarray((total + weight * prior) / (count + weight))
 
 
 def _saturating(value: Floats | Ints, half: float) -> Floats:

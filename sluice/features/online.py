@@ -17,7 +17,9 @@ from numpy.typing import NDArray
 from sluice.features import tastes
 from sluice.features.catalogue import Catalogue, ItemFacts
 from sluice.features.definition import (
+    LOW_MILLI,
     MAX_RATING_MILLI,
+    TOP_MILLI,
     Floats,
     Ints,
     Known,
@@ -42,6 +44,8 @@ class UserState:
 
     count: int = 0
     likes: int = 0
+    tops: int = 0
+    lows: int = 0
     rating: int = 0
     leniency: int = 0
     last_count: int = 0
@@ -79,6 +83,8 @@ class ItemState:
     vector: Floats
     count: int = 0
     likes: int = 0
+    tops: int = 0
+    lows: int = 0
     rating: int = 0
     level: int = 0
     like_surplus: int = 0
@@ -106,8 +112,8 @@ class ItemState:
         return state
 
 
-_USER_NUMBERS = ("count", "likes", "rating", "leniency", "last_count", "last_likes", "last_ms")
-_ITEM_NUMBERS = ("count", "likes", "rating", "level", "like_surplus", "first_ms", "last_ms")
+_USER_NUMBERS = ("count", "likes", "tops", "lows", "rating", "leniency", "last_count", "last_likes", "last_ms")
+_ITEM_NUMBERS = ("count", "likes", "tops", "lows", "rating", "level", "like_surplus", "first_ms", "last_ms")
 
 
 class OnlineFeatures:
@@ -154,6 +160,8 @@ def observe_slate(
     rating, like = np.asarray(ratings_milli, dtype=np.int64), np.asarray(liked, dtype=np.int64)
     user.count += len(items)
     user.likes += int(like.sum())
+    user.tops += int((rating >= TOP_MILLI).sum())
+    user.lows += int((rating <= LOW_MILLI).sum())
     user.rating += int(rating.sum())
     own_level = level(rating, np.int64(user.rating), np.int64(user.count))
     surplus = like_surplus(like, np.int64(user.likes), np.int64(user.count))
@@ -169,6 +177,8 @@ def observe_slate(
         state.first_ms = state.first_ms if state.count else at_ms
         state.count += 1
         state.likes += one_like
+        state.tops += one_rating >= TOP_MILLI
+        state.lows += one_rating <= LOW_MILLI
         state.rating += one_rating
         state.level += int(one_level)
         state.like_surplus += int(one_surplus)
