@@ -64,7 +64,9 @@ def _is_number(text: str) -> bool:
 @click.option("--impressions", type=float, multiple=True, metavar="N N …", help="By variant.")
 @click.option("--csv", "path", type=click.Path(path_type=Path), metavar="FILE",
               help="Instead of counts: a row a unit, with columns variant, impressions, clicks and, if there, value. "
-              "Impressions of one unit resemble each other, and only this way the variances know.")  # fmt: skip
+              "Impressions of one unit resemble each other, and only this way the variances know. Columns "
+              "pre_impressions and pre_clicks, both from before the experiment, give CUPED figures; "
+              "a column unit, a name a row, gives bootstrap intervals for heavy tails.")  # fmt: skip
 @click.option("--control", metavar="NAME", help="With --csv: the variant to compare with; default: that of row 1.")
 @click.option("--alpha", type=float, default=0.05, show_default=True, help="Intervals hold with 1 - alpha.")
 @click.option(
@@ -106,7 +108,7 @@ def compare(
 
     With two variants the figures of the comparison are numbers, with more of them lists by variant, null for the
     control. The figures of a fixed horizon hold once, at the planned sample size; those of the confidence
-    sequence hold whenever you look.
+    sequence hold whenever you look. So does the exact p-value, of counts only, which needs no limit but more data.
     """
     if not _LEAST <= alpha < 1:
         raise ConfigError(f"--alpha: must lie in [{_LEAST:g}, 1), got {alpha}")
@@ -152,7 +154,16 @@ def _from_file(path: Path, control: str | None, counts: Sequence[float]) -> Data
     if counts:
         raise ConfigError("--csv: the counts are in the file; leave --clicks and --impressions out")
     rows = read_unit_rows(path, control)
-    return Data(rows.variants, rows.clicks, clustered=True, values=rows.values, left_out=rows.without_impressions)
+    return Data(
+        rows.variants,
+        rows.clicks,
+        clustered=True,
+        values=rows.values,
+        before=rows.before,
+        clicks_resampled=rows.clicks_resampled,
+        values_resampled=rows.values_resampled,
+        left_out=rows.without_impressions,
+    )
 
 
 def _print(found: Figures, console: Console) -> None:
@@ -173,7 +184,8 @@ def _print(found: Figures, console: Console) -> None:
     print_whole(arms, console)
     console.print()
     control = Text("against ").append(_name(found.variants[0]))
-    always = _table(control, "difference", f"{level} sequence", "always-valid p", "P(better)")
+    exact = [] if found.clustered else ["exact p"]
+    always = _table(control, "difference", f"{level} sequence", "always-valid p", *exact, "P(better)")
     intervals = _table(control, "difference", f"{level} interval", "lift", f"{level} interval")
     tests = _table(control, "t" if found.clustered else "z", "p", "Cohen's h", "", "observed power")
     for i, name in enumerate(found.variants[1:], start=1):
@@ -183,6 +195,7 @@ def _print(found: Figures, console: Console) -> None:
             difference,
             _range(found.confidence_sequence[i]),
             _number(found.always_valid_p[i], ".3g"),
+            *(_number(found.exact_always_valid_p[i], ".3g") for _ in exact),
             _number(found.p_better[i], ".6f"),
         )
         intervals.add_row(
@@ -206,6 +219,7 @@ def _print(found: Figures, console: Console) -> None:
     console.print("[bold]Fixed horizon[/bold]: valid once, at the sample size planned beforehand (lift in %)")
     print_whole(intervals, console)
     print_whole(tests, console)
+    _print_optional(found, level, console)
     if len(found.variants) > 2:
         square = found.chi_square
         console.print(
@@ -220,11 +234,32 @@ def _print(found: Figures, console: Console) -> None:
         console.print(Text("! ", style="yellow").append(" ".join(reason.split()), style="default"), soft_wrap=True)
 
 
+def _print_optional(found: Figures, level: str, console: Console) -> None:
+    """What only some files allow."""
+    cuped = _table("CUPED", "difference", f"{level} interval", "p", "variance taken away")
+    bootstrap = _table("bootstrap", f"{level} interval")
+    for i, name in enumerate(found.variants[1:], start=1):
+        cuped.add_row(
+            _name(name),
+            _number(found.cuped_difference[i], "+.2f", 100),
+            _range(found.cuped_interval[i]),
+            _number(found.cuped_p_value[i], ".3g"),
+            _number(found.variance_reduction[i], ".1f", 100) + " %",
+        )
+        bootstrap.add_row(_name(name), _range(found.bootstrap_interval[i]))
+    if any(found.cuped_interval):
+        print_whole(cuped, console)
+    if any(found.bootstrap_interval):
+        print_whole(bootstrap, console)
+
+
 def _print_value(found: Figures, console: Console) -> None:
     assert found.value is not None
     value = found.value
     once = _table("value", "per impression", "difference", "interval", "p")
     always = _table("value", "sequence", "always-valid p")
+    resampled = ["bootstrap interval"] if any(value["bootstrap_interval"]) else []
+    others = _table("value", "Welch p, per unit", *resampled)
     for i, name in enumerate(found.variants):
         once.add_row(
             _name(name),
@@ -235,8 +270,12 @@ def _print_value(found: Figures, console: Console) -> None:
         )
         sequence = _range(value["confidence_sequence"][i], 1, "+.4g")
         always.add_row(_name(name), sequence, _number(value["always_valid_p"][i], ".3g"))
+        if i > 0:
+            ends = (_range(value["bootstrap_interval"][i], 1, "+.4g") for _ in resampled)
+            others.add_row(_name(name), _number(value["welch_p_value"][i], ".3g"), *ends)
     console.print()
     print_whole(once, console)
+    print_whole(others, console)
     if any(value["confidence_sequence"]):
         print_whole(always, console)
 

@@ -8,22 +8,28 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 
 from analyzer.engine import bayes
+from analyzer.engine.bootstrap import difference_interval
+from analyzer.engine.cuped import CovariateMoments, adjusted_differences
 from analyzer.engine.evidence import design_effect
 from analyzer.engine.frequentist import (
     ChiSquare,
     Differences,
     chi_square,
+    divide,
     magnitude,
     proportions,
     ratios,
     rejection_probability,
     share_test,
+    welch,
 )
 from analyzer.engine.lift import lifts as credible_lifts
+from analyzer.engine.mixtures import equal_rates_p
 from analyzer.engine.moments import Floats, Moments, effective_units, rate
 from analyzer.engine.multiplicity import holm
 from analyzer.engine.normal import compare_normal, posterior
 from analyzer.engine.sequential import LEAST_OUTCOMES, LEAST_UNITS, contrasts, lift_sequences, ready
+from analyzer.unit_rows import MAX_RESAMPLED, Resampled
 
 __all__ = ["Asked", "Data", "Figures", "figures"]
 
@@ -49,6 +55,9 @@ class Data(NamedTuple):
     clustered: bool
     """Whether the variances come from units with several impressions"""
     values: Moments | None = None
+    before: CovariateMoments | None = None
+    clicks_resampled: Resampled | None = None
+    values_resampled: Resampled | None = None
     left_out: int = 0
     """Rows without impressions"""
 
@@ -90,6 +99,15 @@ class Figures(NamedTuple):
     confidence_sequence: list[Range | None]
     lift_sequence: list[Range | None]
     always_valid_p: list[Number]
+    exact_always_valid_p: list[Number]
+    """Of independent impressions, so None with a CSV; like always_valid_p times the number of comparisons"""
+    cuped_difference: list[Number]
+    """The CUPED figures and the bootstrap are None when the CSV lacks their columns"""
+    cuped_interval: list[Range | None]
+    cuped_p_value: list[Number]
+    variance_reduction: list[Number]
+    """Share of the difference's variance that CUPED takes away"""
+    bootstrap_interval: list[Range | None]
     ready: bool
     """Whether every variant has passed the gate"""
     sample_ratio_p: Number
@@ -111,7 +129,8 @@ class Figures(NamedTuple):
 _AGAINST = {
     "difference", "difference_interval", "z", "p_value", "p_value_holm", "cohens_h", "effect_size", "lift",
     "lift_interval", "observed_power", "p_better", "credible_difference", "credible_lift", "confidence_sequence",
-    "lift_sequence", "always_valid_p",
+    "lift_sequence", "always_valid_p", "exact_always_valid_p", "cuped_difference", "cuped_interval", "cuped_p_value",
+    "variance_reduction", "bootstrap_interval", "welch_p_value",
 }  # fmt: skip
 
 
@@ -161,9 +180,12 @@ def figures(data: Data, asked: Asked) -> Figures:
         confidence_sequence=_ranges(sequence.low, sequence.high),
         lift_sequence=_ranges(lifts.low, lifts.high),
         always_valid_p=_against(sequence.p),
+        exact_always_valid_p=_nothing(arms) if data.clustered else _exact_p(arms),
+        **_cuped(data.before, test, alpha),
+        bootstrap_interval=_bootstrap(data.clicks_resampled, arms, alpha),
         ready=bool(passed.all()),
         sample_ratio_p=None if ratio is None else _number(ratio.p),
-        value=_value(data.values, asked),
+        value=_value(data.values, data.values_resampled, asked),
         reasons=_reasons(data, asked, ratio),
     )
 
@@ -180,14 +202,46 @@ def _test(test: Any) -> dict[str, Any]:
     }
 
 
-def _value(arms: Moments | None, asked: Asked) -> dict[str, Any] | None:
+def _exact_p(arms: Moments) -> list[Number]:
+    """Of every variant and the control; bounded by the number of comparisons as `contrasts` is."""
+    pairs = (np.stack(np.broadcast_arrays(part[:1], part), axis=-1) for part in (arms.c, arms.n))
+    return _against(np.minimum(equal_rates_p(*pairs) * (len(arms.n) - 1), 1.0))
+
+
+def _cuped(before: CovariateMoments | None, plain: Any, alpha: float) -> dict[str, Any]:
+    if before is None:
+        names = ("cuped_difference", "cuped_interval", "cuped_p_value", "variance_reduction")
+        return dict.fromkeys(names, [None] * len(plain.p))
+    test = adjusted_differences(before, alpha=alpha)
+    return {
+        "cuped_difference": _against(test.difference),
+        "cuped_interval": _ranges(test.low, test.high),
+        "cuped_p_value": _against(test.p),
+        "variance_reduction": _against(1 - divide(test.stderr, plain.stderr) ** 2),
+    }
+
+
+def _bootstrap(resampled: Resampled | None, arms: Moments, alpha: float) -> list[Range | None]:
+    if resampled is None:
+        return _nothing(arms)
+    found = difference_interval(resampled.sums, alpha=alpha)
+    return _ranges(found.low * resampled.step, found.high * resampled.step)
+
+
+def _value(arms: Moments | None, resampled: Resampled | None, asked: Asked) -> dict[str, Any] | None:
     if arms is None:
         return None
     test: Differences = ratios(arms, alpha=asked.alpha)
-    nothing: list[None] = [None] * len(arms.n)
-    found = {"means": _list(rate(arms)), **_test(test), "z": _against(test.statistic), **_value_posterior(arms)}
+    found = {
+        "means": _list(rate(arms)),
+        **_test(test),
+        "z": _against(test.statistic),
+        "bootstrap_interval": _bootstrap(resampled, arms, asked.alpha),
+        "welch_p_value": _against(welch(arms, alpha=asked.alpha).p),
+        **_value_posterior(arms),
+    }
     if asked.planned_value_effect is None:
-        return {**found, "confidence_sequence": nothing, "always_valid_p": nothing}
+        return {**found, "confidence_sequence": _nothing(arms), "always_valid_p": _nothing(arms)}
     sequence = contrasts(arms, 0, alpha=asked.alpha, tau=asked.planned_value_effect, values=True)
     return {
         **found,
@@ -213,8 +267,11 @@ def _reasons(data: Data, asked: Asked, ratio: ChiSquare | None) -> list[str]:
     ]
     if not data.clustered:
         reasons.append(
-            "Counts are taken as one impression a unit. If a unit has several, give --csv with a row a unit."
+            "Counts are taken as one impression a unit. If a unit has several, give --csv with a row a unit; "
+            "only a file has CUPED and bootstrap figures."
         )
+    else:
+        reasons.append(f"Not known: {'; '.join(_missing(data))}.")
     if data.left_out:
         reasons.append(f"{data.left_out:,} rows without impressions are left out.")
     for i, name in enumerate(data.variants):
@@ -245,6 +302,19 @@ def _reasons(data: Data, asked: Asked, ratio: ChiSquare | None) -> list[str]:
                 "The sample ratio is not as expected: something loses or repeats units, do not trust a figure."
             )
     return reasons
+
+
+def _missing(data: Data) -> list[str]:
+    missing = ["the exact p-value, as impressions of one unit are not independent"]
+    if data.before is None:
+        missing.append("CUPED, without columns pre_impressions and pre_clicks")
+    if data.clicks_resampled is None:
+        missing.append(f"the bootstrap, without a column unit or with more than {MAX_RESAMPLED:,} of them")
+    return missing
+
+
+def _nothing(arms: Moments) -> list[Any]:
+    return [None] * len(arms.n)
 
 
 def _number(value: Any) -> Number:

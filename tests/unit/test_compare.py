@@ -8,11 +8,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from scipy.stats import norm
+import tea_tasting as tt
+from scipy.stats import norm, ttest_ind
+from tea_tasting.aggr import Aggregates
 
 from analyzer import unit_rows
 from analyzer.compare import spread_values
+from analyzer.engine.bootstrap import Replicates, difference_interval, replicates, unit_keys
 from analyzer.engine.frequentist import proportions, ratios
+from analyzer.engine.mixtures import equal_rates_p
 from analyzer.engine.moments import moments
 from analyzer.engine.sequential import contrasts
 from sluice.cli import main
@@ -134,6 +138,100 @@ def test_one_impression_a_row_is_the_same_as_counts(capsys: pytest.CaptureFixtur
     assert found["design_effect"] == pytest.approx([1, 1], rel=1e-12)
 
 
+def test_the_exact_p_value_of_counts(capsys: pytest.CaptureFixture[str]) -> None:
+    found = compared(capsys, *WORKED)
+    assert found["exact_always_valid_p"] == pytest.approx(float(equal_rates_p([1380, 1545], [8500, 8200])))
+    assert compared(capsys, "--clicks", "90", "180", "--impressions", "500", "1000")["exact_always_valid_p"] == 1
+    found = compared(capsys, "--clicks", "30", "90", "70", "--impressions", "300", "310", "305")
+    wanted = [2 * float(equal_rates_p([30, c], [300, n])) for c, n in ((90, 310), (70, 305))]
+    assert found["exact_always_valid_p"] == [None, *(pytest.approx(p) for p in wanted)]
+    assert wanted[0] < 1e-5
+    assert "exact p" in run(capsys, *WORKED)
+
+
+def past(arm: np.ndarray, count: int = 400) -> dict[str, np.ndarray]:
+    """Users with a rate of their own, before and in the experiment; some of them are new."""
+    rng = np.random.default_rng(5)
+    rate = rng.beta(2, 5, count)
+    n0, n = rng.geometric(0.05, count) * (rng.random(count) < 0.9), rng.geometric(0.05, count)
+    c0, c = rng.binomial(n0, rate), rng.binomial(n, np.minimum(rate + 0.05 * arm, 1))
+    return {"impressions": n, "clicks": c, "pre_impressions": n0, "pre_clicks": c0}
+
+
+def test_cuped_is_that_of_tea_tasting(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    # tea-tasting 1.14: RatioOfMeans with both covariates; θ from both variants together, unequal variances.
+    arm = np.arange(400) % 2
+    columns = past(arm)
+
+    def aggregates(which: int) -> Aggregates:
+        own = {name: values[arm == which].astype(float) for name, values in columns.items()}
+        return Aggregates(
+            200,
+            mean_={name: values.mean() for name, values in own.items()},
+            var_={name: values.var(ddof=1) for name, values in own.items()},
+            cov_={(a, b): float(np.cov(own[a], own[b])[0, 1]) for a in own for b in own if a < b},
+        )
+
+    metric = tt.RatioOfMeans("clicks", "impressions", "pre_clicks", "pre_impressions")
+    wanted = metric.analyze_aggregates(aggregates(0), aggregates(1))
+    lines = ["variant," + ",".join(columns), "b,0,0,7,7"]
+    lines += [",".join(map(str, ("ab"[a], *row))) for a, *row in zip(arm, *columns.values(), strict=True)]
+    path = write(tmp_path / "units.csv", "\n".join(lines))
+    found = compared(capsys, "--csv", path, "--control", "a")
+    assert found["cuped_difference"] == pytest.approx(wanted.effect_size, rel=1e-9)
+    assert found["cuped_p_value"] == pytest.approx(wanted.pvalue, rel=1e-6)
+    assert found["cuped_interval"] == pytest.approx(
+        [wanted.effect_size_ci_lower, wanted.effect_size_ci_upper], rel=1e-9
+    )  # fmt: skip
+    widths = [np.ptp(found[key]) for key in ("cuped_interval", "difference_interval")]
+    assert found["variance_reduction"] == pytest.approx(1 - (widths[0] / widths[1]) ** 2, abs=0.005)
+    assert found["variance_reduction"] > 0.1
+    assert (found["bootstrap_interval"], found["exact_always_valid_p"]) == (None, None)
+    shown = run(capsys, "--csv", path)
+    assert "CUPED" in shown
+    assert "bootstrap  " not in shown
+
+
+def test_bootstrap_and_welch(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    arm, n, c, v = rows()
+    lines = [f"u{i},{'ab'[a]},{n[i]},{c[i]},{v[i]}" for i, a in enumerate(arm)]
+    head = "unit,variant,impressions,clicks,value"
+    found = compared(capsys, "--csv", write(tmp_path / "u.csv", "\n".join([head, *lines])))
+    keys = unit_keys((f"u{i}" for i in range(len(arm))), unit_rows.SALT)
+
+    def wanted(outcome: np.ndarray) -> np.ndarray:
+        arms = [replicates(keys[arm == i], n[arm == i], outcome[arm == i]) for i in (0, 1)]
+        interval = difference_interval(Replicates(*(np.stack(part) for part in zip(*arms, strict=True))))
+        return np.array([interval.low[1], interval.high[1]])
+
+    assert found["bootstrap_interval"] == pytest.approx(wanted(c), rel=1e-9)
+    thousandths = np.rint(1000 * v).astype(int)
+    assert found["value"]["bootstrap_interval"] == pytest.approx(wanted(thousandths) / 1000, rel=1e-7)
+    assert found["bootstrap_interval"] == pytest.approx(found["difference_interval"], abs=0.02)
+    # scipy 1.17: Welch's test of the units' totals.
+    assert found["value"]["welch_p_value"] == pytest.approx(
+        ttest_ind(v[arm == 0], v[arm == 1], equal_var=False).pvalue, rel=1e-9
+    )
+    back = compared(capsys, "--csv", write(tmp_path / "r.csv", "\n".join([head, *lines[::-1]])), "--control", "a")
+    assert back["bootstrap_interval"] == found["bootstrap_interval"]
+    assert back["value"]["bootstrap_interval"] == found["value"]["bootstrap_interval"]
+    assert found["cuped_interval"] is None
+
+
+def test_figures_of_units_are_null_where_they_cannot_be_known(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    head = "unit,variant,impressions,clicks,value,pre_impressions,pre_clicks\n"
+    for text in ("1,a,0,0,0,5,1\n2,b,9,3,1,0,0\n", "1,a,1,0,0,0,0\n2,b,1,1,0,0,0\n3,c,0,0,0,1,1\n"):
+        found = compared(capsys, "--csv", write(tmp_path / "u.csv", head + text))
+        assert not np.any(found["cuped_interval"])
+        assert not np.any(found["value"]["welch_p_value"])
+        run(capsys, "--csv", str(tmp_path / "u.csv"))
+    huge = "1,a,1e12,1e12,1e12,1e12,0\n2,a,1,1,1,1,1\n3,b,1e12,5e11,-1e12,1e12,1e12\n4,b,1e12,0,1e-9,9,9\n"
+    found = compared(capsys, "--csv", write(tmp_path / "u.csv", head + huge))
+    assert found["bootstrap_interval"] is None  # some replicate of a has hardly an impression
+
+
 def test_what_a_person_sees(capsys: pytest.CaptureFixture[str]) -> None:
     text = run(capsys, *WORKED, "--expected-shares", "50", "50")
     for part in ("16.24 %", "+16.05", "9.44e-06", "negligible", "planned beforehand", "always-valid p", "0.0203"):
@@ -181,7 +279,7 @@ def test_tables_keep_every_name_and_figure(
     shown = run(capsys, "--csv", path, "--planned-value-effect", "1")
     tables = [line for line in shown.splitlines() if not line.startswith("!")]
     assert sum(line.startswith("NA ") for line in tables) == 3
-    assert sum(line.startswith("[red]b ") for line in tables) == 6
+    assert sum(line.startswith("[red]b ") for line in tables) == 7
     assert "…  " not in shown.replace("c" * 23 + "…", "")  # nothing but the long name is cut
     assert max(map(len, run(capsys, *WORKED).splitlines()[:12])) <= 80
 
@@ -237,6 +335,7 @@ def test_wrong_use_is_one_line(capsys: pytest.CaptureFixture[str], arguments: li
 
 
 HEADER = "variant,impressions,clicks\n"
+PAST = "variant,impressions,clicks,pre_impressions,pre_clicks\n"
 
 
 @pytest.mark.parametrize(
@@ -258,6 +357,12 @@ HEADER = "variant,impressions,clicks\n"
         (HEADER + "a,1,0\nb,1\n", "Expected 3 columns, got 2"),
         ("variant,impressions,clicks,value\na,1,0,1\nb,1,0,nan\n", "row 3: value is empty or not finite"),
         (HEADER + "".join(f"v{i},1,0\n" for i in range(40)), "40 variants; at most 32"),
+        ("variant,impressions,clicks,pre_clicks\na,1,0,0\nb,1,0,0\n", "go together, there is only pre_clicks"),
+        (PAST + "a,1,0,1,0\nb,1,0,1,2\n", "row 3: pre_clicks is more than pre_impressions"),
+        (PAST + "a,1,0,1,0\nb,1,0,0.5,0\n", "row 3: pre_impressions is not a whole number ≥ 0"),
+        ("unit,variant,impressions,clicks\n7,a,1,0\n8,b,1,0\n7,b,2,0\n", "row 4: unit is that of an earlier row"),
+        ("unit,variant,impressions,clicks\n7,a,1,0\n,b,1,0\n", "row 3: unit is empty"),
+        ("variant,impressions,clicks,value,value\na,1,0,1,1\nb,1,0,1,1\n", "more than one column 'value'"),
     ],
 )
 def test_a_broken_file_is_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path, text: str, line: str) -> None:
