@@ -108,7 +108,8 @@ def compare(
 
     With two variants the figures of the comparison are numbers, with more of them lists by variant, null for the
     control. The figures of a fixed horizon hold once, at the planned sample size; those of the confidence
-    sequence hold whenever you look. So does the exact p-value, of counts only, which needs no limit but more data.
+    sequence hold whenever you look. --json also has an exact p-value of counts, which needs no Normal limit but far
+    more data.
     """
     if not _LEAST <= alpha < 1:
         raise ConfigError(f"--alpha: must lie in [{_LEAST:g}, 1), got {alpha}")
@@ -184,8 +185,7 @@ def _print(found: Figures, console: Console) -> None:
     print_whole(arms, console)
     console.print()
     control = Text("against ").append(_name(found.variants[0]))
-    exact = [] if found.clustered else ["exact p"]
-    always = _table(control, "difference", f"{level} sequence", "always-valid p", *exact, "P(better)")
+    always = _table(control, "difference", f"{level} sequence", "always-valid p", "P(better)")
     intervals = _table(control, "difference", f"{level} interval", "lift", f"{level} interval")
     tests = _table(control, "t" if found.clustered else "z", "p", "Cohen's h", "", "observed power")
     for i, name in enumerate(found.variants[1:], start=1):
@@ -195,7 +195,6 @@ def _print(found: Figures, console: Console) -> None:
             difference,
             _range(found.confidence_sequence[i]),
             _number(found.always_valid_p[i], ".3g"),
-            *(_number(found.exact_always_valid_p[i], ".3g") for _ in exact),
             _number(found.p_better[i], ".6f"),
         )
         intervals.add_row(

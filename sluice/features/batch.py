@@ -221,11 +221,11 @@ def _matches(log: SlateLog, by_end: Ints, known: Ints, taste: Ints) -> Ints:
             ended = order[done]
             own, user = codes[ended], keys[ended]
             outcome = surprises[bounds[ended] : bounds[ended + 1]]
-            items[own], users[user] = tastes.learn(items[own], users.get(user, zero), outcome)
+            items[own], users[user] = tastes.learn(items.take(own, axis=0), users.get(user, zero), outcome)
             done += 1
         vector = users.get(keys[index])
         if vector is not None:
-            found[bounds[index] : bounds[index + 1]] = tastes.matches(items[codes[index]], vector)
+            found[bounds[index] : bounds[index + 1]] = tastes.matches(items.take(codes[index], axis=0), vector)
     return found.astype(np.int64)
 
 

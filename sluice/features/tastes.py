@@ -45,8 +45,10 @@ def learn(items: Vector, user: Vector, surprise: Vector) -> tuple[Vector, Vector
     error = _whole(surprise * (UNIT / 1000) - (items @ user) * (1 / UNIT))
     flat = items.ravel()
     user = _whole(user + (error @ items) * (USER_RATE * UNIT / (DAMPING * UNIT * UNIT + float(flat @ flat))))
-    scale = ITEM_RATE * UNIT / (DAMPING * UNIT * UNIT + float(user @ user))
-    return _whole(items + np.multiply.outer(error * scale, user)), user
+    error *= ITEM_RATE * UNIT / (DAMPING * UNIT * UNIT + float(user @ user))
+    change = np.multiply.outer(error, user)
+    change += items
+    return _whole(change), user
 
 
 def _whole(values: Vector) -> Vector:
