@@ -56,10 +56,13 @@ def train(
         raise ConfigError("--data: synthetic logs have planted click rates and no ratings to learn from")
     options = PrepareOptions(slate_size, click_from, train_share, seed)
     folder = out or Settings.load().state / FOLDER
-    with _progress(quiet=as_json) as progress:
-        progress("data")
-        dataset, place = prepare(source, folder, options, parse_columns(columns) if columns else None)
-        report = _run(dataset, seed, progress)
+    try:
+        with _progress(quiet=as_json) as progress:
+            progress("data")
+            dataset, place = prepare(source, folder, options, parse_columns(columns) if columns else None)
+            report = _run(dataset, seed, progress)
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"{error.name} is not installed: pip install 'sluice-experiments[training]'") from error
     report |= {"data": dataset.name, "fingerprint": dataset.fingerprint, "folder": str(place)}
     if as_json:
         click.echo(msgspec.json.encode(report).decode())
