@@ -19,7 +19,7 @@ def leaking_slates(features: Execution, slates: int) -> int:
     """Of so many random slates: those whose features change when outcomes of this slate or later ones change."""
     leaks, per_log = 0, 20
     for seed in range(slates // per_log):
-        log, catalogue = make_log(24, seed=seed, users=5, items=12, size=4)
+        log, catalogue = make_log(16, seed=seed, users=4, items=12, size=3)
         rng = np.random.default_rng(seed)
         truth = features(log, catalogue)
         for slate in rng.integers(0, len(log), per_log).tolist():
