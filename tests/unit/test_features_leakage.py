@@ -53,7 +53,7 @@ def test_a_planted_column_of_the_whole_log_is_noticed() -> None:
         rate = np.bincount(log.item, log.liked) / np.maximum(np.bincount(log.item), 1)
         return np.column_stack([batch_features(log, catalogue), rate[log.item]])
 
-    assert leaking_slates(leaky, 100) > 90
+    assert leaking_slates(leaky, 100) > 50
 
 
 @pytest.mark.parametrize("features", [batch_features, online_features])
