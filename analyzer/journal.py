@@ -16,7 +16,7 @@ from sluice.adapters.kafka import KafkaError, Message, Producer, producer
 from sluice.adapters.reader import TopicReader
 from sluice.domain.events import DecisionMade, decode, encode
 from sluice.errors import InvalidEvent, TransportError
-from sluice.names import DECISIONS
+from sluice.names import DECISIONS, MAX_LETTER_BYTES
 from sluice.settings import Settings
 
 __all__ = ["Journal", "find_decision"]
@@ -40,7 +40,7 @@ class Journal:
         self._searched: set[str] = set()
         self._sent: set[tuple[str, int]] = set()
         self._failed: str = ""
-        self._producer: Producer = producer(settings)
+        self._producer: Producer = producer(settings, {"message.max.bytes": MAX_LETTER_BYTES})
         self.last: dict[str, DecisionMade] = {}
 
     @property

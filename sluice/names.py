@@ -28,9 +28,11 @@ class Topic:
 
 
 MAX_LETTER_BYTES = 4 * 1024 * 1024
-"""A record on `dead-letters`: the largest one that a broker takes by default, key and value in Base64."""
+"""A record on `dead-letters`: the largest one that a broker takes by default, key and value in Base64. As much for a
+snapshot or a decision, which grow with what they describe: about 12,000 cells."""
 
 # Replayed events are decades old: retention must go by the broker's clock, not by the event's.
+_LARGE = {"max.message.bytes": str(MAX_LETTER_BYTES)}
 _BY_TIME = {"message.timestamp.type": "LogAppendTime", "retention.ms": str(7 * 24 * 3600 * 1000)}
 _KEEP_ALL = {"message.timestamp.type": "LogAppendTime", "retention.ms": "-1", "retention.bytes": "-1"}
 _COMPACT = {"message.timestamp.type": "LogAppendTime", "cleanup.policy": "compact"}
@@ -40,11 +42,11 @@ TOPICS: tuple[Topic, ...] = (
     Topic(RAW_IMPRESSIONS, True, _BY_TIME),
     Topic(CLICKS, True, _BY_TIME),
     Topic(ASSIGNMENTS, True, _BY_TIME),
-    Topic(VARIANT_STATS, False, _COMPACT),
-    Topic(DECISIONS, False, _KEEP_ALL),
+    Topic(VARIANT_STATS, False, {**_COMPACT, **_LARGE}),
+    Topic(DECISIONS, False, {**_KEEP_ALL, **_LARGE}),
     Topic(EXPERIMENTS, False, _COMPACT),
     Topic(LIFECYCLE, False, _KEEP_ALL),
-    Topic(DEAD_LETTERS, False, {**_BY_TIME, "max.message.bytes": str(MAX_LETTER_BYTES)}),
+    Topic(DEAD_LETTERS, False, {**_BY_TIME, **_LARGE}),
 )
 
 

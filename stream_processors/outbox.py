@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 
-from sluice.adapters.kafka import KafkaError, Message, producer
+from sluice.adapters.kafka import KafkaError, KafkaException, Message, producer
 from sluice.domain.events import DeadLetter, StatsPublished, encode
 from sluice.errors import TransportError
 from sluice.names import DEAD_LETTERS, MAX_LETTER_BYTES, VARIANT_STATS
@@ -25,6 +25,7 @@ class Outbox:
         self._producer = producer(settings, {"message.timeout.ms": 0, "message.max.bytes": MAX_LETTER_BYTES})
         self._stopping = stopping
         self._refused: list[str] = []
+        self._too_large: set[int] = set()
 
     def bury(self, rejected: Sequence[tuple[int, Rejected]]) -> None:
         """Return once all of (partition, record) are on the broker: before the commit that counts them.
@@ -51,7 +52,16 @@ class Outbox:
             raise TransportError(f"dead letters were refused: {self._refused.pop()}")
 
     def publish(self, snapshot: StatsPublished) -> None:
-        self._produce(VARIANT_STATS, str(snapshot.partition).encode(), encode(snapshot))
+        """Send it, or say once that it has grown too large: counting goes on, and Redis has the counters."""
+        value = encode(snapshot)
+        try:
+            self._produce(VARIANT_STATS, str(snapshot.partition).encode(), value)
+        except KafkaException as error:
+            if snapshot.partition not in self._too_large:
+                self._too_large.add(snapshot.partition)
+                reason = error.args[0].str()
+                size, cells = len(value), len(snapshot.cells)
+                log.error("partition %d: snapshots of %d bytes, %d cells: %s", snapshot.partition, size, cells, reason)
 
     def serve(self) -> None:
         """Take delivery reports; call it often."""

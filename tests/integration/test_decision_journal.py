@@ -14,8 +14,9 @@ from analyzer.engine import Snapshot, decide
 from analyzer.journal import Journal, find_decision
 from sluice.adapters import catalogue
 from sluice.adapters.kafka import producer
-from sluice.domain.events import DecisionMade, encode
+from sluice.domain.events import DecisionMade, StatsCell, encode
 from sluice.domain.experiment import Experiment, Variant
+from sluice.domain.statistics import CellStatistics, OutcomeStatistics
 from sluice.names import DECISIONS, EXPERIMENTS
 from sluice.settings import Settings
 
@@ -143,3 +144,24 @@ def test_a_malformed_record_does_not_remove_the_experiment_of_its_key(
     assert out.flush(20) == 0
     assert catalogue.load(settings) == {"x": experiment("x")}
     assert len(caplog.records) == 1, "one line a key"
+
+
+@pytest.mark.parametrize("mode", ["embedded", pytest.param("local", marks=pytest.mark.kafka)])
+def test_a_decision_on_thousands_of_cells_is_kept(
+    make_stack: Callable[..., Settings], wait_until: Wait, mode: str
+) -> None:
+    settings = make_stack(mode)
+    click = OutcomeStatistics(10**12, 10**12, 10**12)
+    cells = tuple(
+        StatsCell(
+            experiment="e", variant="a", allocation=f"a=50,b=50,c={number}",
+            statistics=CellStatistics(10**12, 10**12, 10**12, {"click": click}),
+        )
+        for number in range(8000)
+    )  # fmt: skip
+    large = msgspec.structs.replace(decision(1), evidence=cells)
+    assert len(encode(large)) > 2_000_000
+    with started(settings, wait_until) as journal:
+        journal.append(large)
+        drained(journal, wait_until, 1)
+        assert encode(journal.last["e"]) == encode(large)
