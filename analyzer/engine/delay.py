@@ -33,7 +33,8 @@ class DelayAware(NamedTuple):
     curve: Floats
     """P(delay ≤ end of bin | click within the window), (…, bins), without `pooled` (…, k, bins)"""
     immature: NDArray[np.bool_]
-    """(…): no impression is as old as the window yet, so nobody knows how many clicks come last"""
+    """(…): no impression is as old as the window yet, also none beyond the cohorts: nobody knows how many clicks come
+    last"""
 
 
 def delay_aware(
@@ -96,7 +97,9 @@ def delay_aware(
     inflation = (1.0 - rate * squares / safe + rate * uncertain / safe) / (1.0 - rate)
     present = (shown > 0).any(axis=-2)
     is_open = (present & (low < bins)).any(axis=-1)
-    seen_out = (present & (high >= bins * (1.0 - 1e-12))).any(axis=-1)
+    # Impressions beyond the cohorts are older than all of them.
+    older = (n > shown.sum(axis=-1) * (1 + 1e-12)).any(axis=-1)
+    seen_out = older | (present & (high >= bins * (1.0 - 1e-12))).any(axis=-1)
     return DelayAware(
         np.maximum(effective, 0.0), np.where(some, np.maximum(inflation, 1.0), 1.0), curve, is_open & ~seen_out
     )

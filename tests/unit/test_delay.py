@@ -128,9 +128,13 @@ def test_an_old_experiment_without_open_cohorts_is_mature() -> None:
     assert not found.immature
 
 
-def test_traffic_that_pauses_longer_than_the_cohorts_reach_is_immature_again() -> None:
+def test_after_a_pause_longer_than_the_cohorts_reach_what_is_older_still_counts() -> None:
     found = delay_aware([5010.0], [50.0], [[10.0, 0.0]], [[[1.0, 0, 0, 0], [0, 0, 0, 0]]], [0.5, 5.0], [1.5, 6.0], 4.0)
-    assert found.immature
+    assert not found.immature
+    assert 5000 <= found.impressions[0] <= 5010
+    assert found.inflation[0] < 1.01
+    alone = delay_aware([10.0], [1.0], [[10.0, 0.0]], [[[1.0, 0, 0, 0], [0, 0, 0, 0]]], [0.5, 5.0], [1.5, 6.0], 4.0)
+    assert alone.immature
 
 
 def test_while_immature_the_evidence_weighs_next_to_nothing() -> None:

@@ -231,3 +231,14 @@ def test_a_recount_by_newer_rules_replaces_at_once() -> None:
     totals.offer(stats(0, (500, 500), cell("x", 3)))
     assert totals.offer(delayed(32, (2,) * 32, 3200)) == {"x"}
     assert units(totals, "x") == 3200
+
+
+def test_quiet_hours_do_not_make_old_evidence_immature() -> None:
+    """All that the last two windows saw is fresh, but most impressions are older than that."""
+    totals = Totals()
+    totals.offer(delayed(8, (2,) * 8, 50_000))
+    found = totals.snapshot(experiment("x")).delay
+    assert found is not None
+    assert not found.immature
+    assert 49_200 <= found.impressions["a"] <= 50_000
+    assert found.inflation["a"] < 1.2
