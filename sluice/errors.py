@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["ConfigError", "Fenced", "InvalidEvent", "LogTruncated", "SluiceError", "TransportError"]
+__all__ = ["ConfigError", "Fenced", "InvalidEvent", "LogTruncated", "ModelUnusable", "SluiceError", "TransportError"]
 
 
 class SluiceError(Exception):
@@ -27,3 +27,7 @@ class Fenced(SluiceError):
 
 class LogTruncated(SluiceError):
     """The log no longer reaches back to where an exact count must start: say so, never guess."""
+
+
+class ModelUnusable(SluiceError):
+    """A model that cannot be found, read or served: the one in force goes on serving."""

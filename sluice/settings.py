@@ -5,7 +5,8 @@
 | `SLUICE_KAFKA` | bootstrap servers, `host:port,host:port` |
 | `SLUICE_KAFKA_CONFIG` | further client properties, `security.protocol=SASL_SSL,sasl.username=…` |
 | `SLUICE_REDIS` | `redis://[user:password@]host:port/db`, `rediss://` for TLS |
-| `SLUICE_STATE` | folder of `sluice infra`, `.sluice` by default |
+| `SLUICE_STATE` | folder of `sluice infra`, prepared data and models, `.sluice` by default |
+| `SLUICE_MLFLOW` | MLflow server (`http://host:5000`) or database; SQLite in the state folder by default |
 | `SLUICE_PREFIX` | prefix of all Redis keys |
 | `SLUICE_PARTITIONS` | partitions of the topics keyed by the user, when they are created |
 | `SLUICE_WINDOW_MS`, `SLUICE_LATENESS_MS` | attribution window and allowed lateness |
@@ -30,6 +31,7 @@ __all__ = ["INFRA_FILE", "Settings", "masked_url"]
 
 INFRA_FILE = "infra.json"
 """In the state folder: {"kafka": …, "redis": …, …} of the infrastructure that `sluice infra up` started."""
+MLFLOW_FILE = "mlflow.db"
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,8 @@ class Settings:
     kafka_config: Mapping[str, str] = field(default_factory=dict)
     redis: str = ""
     state: Path = Path(".sluice")
+    mlflow: str = ""
+    """Tracking URI; see `mlflow_uri`"""
     prefix: str = "sluice:"
     partitions: int = 4
     window_ms: int = 30 * 60 * 1000
@@ -67,6 +71,7 @@ class Settings:
             kafka_config=_pairs(env.get("SLUICE_KAFKA_CONFIG", "")),
             redis=env.get("SLUICE_REDIS") or found.get("redis", ""),
             state=state,
+            mlflow=env.get("SLUICE_MLFLOW", ""),
             prefix=env.get("SLUICE_PREFIX", "sluice:"),
             accept_truncated=env.get("SLUICE_ACCEPT_TRUNCATED", "") not in ("", "0"),
             **numbers,
@@ -82,10 +87,15 @@ class Settings:
             raise ConfigError("no Redis: start one with `sluice infra up`, or set SLUICE_REDIS=redis://host:port/0")
         return self.redis
 
+    @property
+    def mlflow_uri(self) -> str:
+        """Where runs and models are kept: `mlflow`, else a database in the state folder."""
+        return self.mlflow or f"sqlite:///{(self.state / MLFLOW_FILE).absolute()}"
+
     def __repr__(self) -> str:
         shown = {f.name: getattr(self, f.name) for f in fields(self)}
         shown["kafka_config"] = {key: _mask(key, value) for key, value in self.kafka_config.items()}
-        shown["redis"] = masked_url(self.redis)
+        shown["redis"], shown["mlflow"] = masked_url(self.redis), masked_url(self.mlflow)
         return f"Settings({', '.join(f'{key}={value!r}' for key, value in shown.items())})"
 
 

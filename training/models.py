@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -10,15 +9,15 @@ from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import expit
 
-from sluice.errors import ConfigError
 from sluice.features import batch_features, names
 from sluice.features.definition import Floats, Ints
+from sluice.models import Linear, Trees
+from sluice.models.trees import lightgbm
 from training.dataset import Dataset
 
 __all__ = [
-    "Examples", "Model", "PolicyA", "PolicyB", "Trained", "fit_policy_a", "fit_policy_b", "validation_split",
+    "Examples", "FeatureModel", "Model", "Trained", "fit_policy_a", "fit_policy_b", "validation_split",
 ]  # fmt: skip
 
 VALIDATION_SHARE = 0.2
@@ -29,10 +28,6 @@ _RISING = frozenset({
     "item_top_rate", "item_rating", "item_quality", "item_like_surplus", "genre_level", "genre_taste", "decade_taste",
     "match", "slate_quality",
 })  # fmt: skip
-_NO_OPENMP = (
-    "PolicyB needs LightGBM, and that the system's libgomp.so.1: "
-    "apt-get install libgomp1 (Debian, Ubuntu), dnf install libgomp (Fedora, RHEL), apk add libgomp (Alpine)"
-)
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,43 +77,18 @@ class Trained:
 
 
 @dataclass(frozen=True, eq=False)
-class PolicyA:
-    """Logistic regression on standardised features."""
+class FeatureModel:
+    """A model of `sluice.models` on examples."""
 
-    pipeline: Any
+    model: Linear | Trees
 
     def score(self, features: NDArray[np.float32]) -> Floats:
         """(m,) P(click)"""
-        return np.asarray(expit(self.log_odds(features)))
-
-    def log_odds(self, features: NDArray[np.float32]) -> Floats:
-        return np.asarray(self.pipeline.decision_function(features))
+        return self.model.score(features)
 
     def contributions(self, features: NDArray[np.float32]) -> Floats:
         """(m, features) what each feature adds to the log odds, against its mean in training"""
-        scaler, regression = self.pipeline
-        return np.asarray(scaler.transform(features) * regression.coef_[0])
-
-    def predict(self, examples: Examples, slates: Ints) -> Floats:
-        return self.score(examples.features[examples.data.rows(slates)])
-
-
-@dataclass(frozen=True, eq=False)
-class PolicyB:
-    """Gradient-boosted trees that start from the log odds of a logistic regression: what is linear, trees only copy."""
-
-    start: PolicyA
-    booster: Any
-
-    def score(self, features: NDArray[np.float32]) -> Floats:
-        """(m,) P(click)"""
-        trees = self.booster.predict(features, raw_score=True, num_threads=1)
-        return np.asarray(expit(self.start.log_odds(features) + trees))
-
-    def contributions(self, features: NDArray[np.float32]) -> Floats:
-        """(m, features) as those of `PolicyA`, and of the trees by SHAP (Lundberg et al. 2020)"""
-        trees = self.booster.predict(features, pred_contrib=True, num_threads=1)[:, :-1]
-        return np.asarray(self.start.contributions(features) + trees)
+        return self.model.contributions(features)
 
     def predict(self, examples: Examples, slates: Ints) -> Floats:
         return self.score(examples.features[examples.data.rows(slates)])
@@ -140,7 +110,7 @@ def validation_split(data: Dataset, train: Ints) -> tuple[Ints, Ints]:
     return early[data.log.end_ms[early] < begin], late
 
 
-def fit_policy_a(examples: Examples, train: Ints, params: Mapping[str, Any] = PARAMS_A, seed: int = 0) -> PolicyA:
+def fit_policy_a(examples: Examples, train: Ints, params: Mapping[str, Any] = PARAMS_A, seed: int = 0) -> FeatureModel:
     """Logistic regression with penalty 1/C on squared weights."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
@@ -148,17 +118,18 @@ def fit_policy_a(examples: Examples, train: Ints, params: Mapping[str, Any] = PA
 
     rows = examples.data.rows(train)
     pipeline = make_pipeline(StandardScaler(), LogisticRegression(**params, random_state=seed))
-    return PolicyA(pipeline.fit(examples.features[rows], examples.liked[rows]))
+    scaler, regression = pipeline.fit(examples.features[rows], examples.liked[rows])
+    return FeatureModel(Linear(scaler.mean_, scaler.scale_, regression.coef_[0], float(regression.intercept_[0])))
 
 
 def fit_policy_b(
     examples: Examples, train: Ints, params: Mapping[str, Any] = PARAMS_B, seed: int = 0
-) -> tuple[PolicyB, int]:
+) -> tuple[FeatureModel, int]:
     """LightGBM, stopped early on the last part of `train`, then fitted to all of it. Returns its rounds as well.
 
     Raises ConfigError when the OpenMP library is missing.
     """
-    lightgbm = _lightgbm()
+    library = lightgbm()
     data, columns = examples.data, list(examples.names)
     fixed = {
         "objective": "binary", "num_threads": 1, "deterministic": True, "force_row_wise": True, "seed": seed,
@@ -167,32 +138,28 @@ def fit_policy_b(
     own = dict(params)
     rounds, patience = own.pop("max_rounds"), own.pop("early_stopping_rounds")
 
-    def dataset(slates: Ints, start: PolicyA) -> Any:
+    def dataset(slates: Ints, start: Linear) -> Any:
         features = examples.features[data.rows(slates)]
-        return lightgbm.Dataset(
+        return library.Dataset(
             features, examples.liked[data.rows(slates)], init_score=start.log_odds(features),
             feature_name=[_plain(name) for name in columns], free_raw_data=False,
         )  # fmt: skip
 
     early, late = validation_split(data, train)
-    start = fit_policy_a(examples, early, seed=seed)
-    stopped = lightgbm.train(
+    start = _linear(examples, early, seed)
+    stopped = library.train(
         fixed | own, dataset(early, start), rounds, valid_sets=[dataset(late, start)],
-        callbacks=[lightgbm.early_stopping(patience, verbose=False)],
+        callbacks=[library.early_stopping(patience, verbose=False)],
     )  # fmt: skip
     best = max(stopped.best_iteration, 1)
-    start = fit_policy_a(examples, train, seed=seed)
-    return PolicyB(start, lightgbm.train(fixed | own, dataset(train, start), best)), best
+    start = _linear(examples, train, seed)
+    return FeatureModel(Trees(start, library.train(fixed | own, dataset(train, start), best))), best
 
 
-def _lightgbm() -> Any:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            import lightgbm
-    except OSError as error:
-        raise ConfigError(_NO_OPENMP if "libgomp" in str(error) else f"PolicyB: LightGBM: {error}") from error
-    return lightgbm
+def _linear(examples: Examples, slates: Ints, seed: int) -> Linear:
+    start = fit_policy_a(examples, slates, seed=seed).model
+    assert isinstance(start, Linear)
+    return start
 
 
 def _plain(name: str) -> str:

@@ -16,9 +16,8 @@ from training.models import (
     PARAMS_A,
     PARAMS_B,
     Examples,
+    FeatureModel,
     Model,
-    PolicyA,
-    PolicyB,
     Trained,
     fit_policy_a,
     fit_policy_b,
@@ -108,7 +107,7 @@ def scored(examples: Examples, slates: Ints, score: Floats, *, is_probability: b
 
 
 def _importance(model: Model, examples: Examples, train: Ints) -> dict[str, float]:
-    if not isinstance(model, PolicyA | PolicyB):
+    if not isinstance(model, FeatureModel):
         return {}
     rows = examples.data.rows(train)
     sample = rows[:: max(len(rows) // _IMPORTANCE_ROWS, 1)]

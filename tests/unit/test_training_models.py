@@ -19,7 +19,7 @@ from sluice.features.definition import Ints
 from training.dataset import Dataset
 from training.evaluate import BASELINES, compare, evaluate, figures
 from training.metrics import auc_within_slates
-from training.models import Examples, Model, PolicyA, PolicyB, Trained, fit_policy_a, fit_policy_b, validation_split
+from training.models import Examples, FeatureModel, Model, Trained, fit_policy_a, fit_policy_b, validation_split
 from training.prepare import PrepareOptions, prepare
 from training.recommenders import ItemBased, fit_content_based, fit_item_based
 from training.train import MODELS, train_all, train_one
@@ -97,7 +97,7 @@ def test_what_is_returned_says_how_it_was_made(examples: Examples, trained: list
 def test_contributions_add_up_to_the_log_odds(examples: Examples, trained: list[Trained]) -> None:
     features = examples.features[examples.data.rows(examples.data.test)]
     for one in trained[:2]:
-        assert isinstance(one.model, PolicyA | PolicyB)
+        assert isinstance(one.model, FeatureModel)
         score = one.model.score(features)
         rest = np.log(score / (1 - score)) - one.model.contributions(features).sum(axis=1)
         assert rest == pytest.approx(rest[0], abs=1e-4)  # in single precision

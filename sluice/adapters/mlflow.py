@@ -1,0 +1,127 @@
+"""Models in MLflow's registry: what an alias points to, and its files. Library: mlflow (imported when it is used).
+
+A model of ours is read from its text files (`sluice.models`), never unpickled.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import tempfile
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sluice.errors import ConfigError, ModelUnusable, TransportError
+from sluice.models import MODEL_FILE, TrainedModel, read_model
+from sluice.settings import Settings, masked_url
+
+__all__ = ["ARTIFACT", "ModelRef", "ModelVersion", "Registry", "parse_model_uri"]
+
+ARTIFACT = "model"
+"""Folder of our files among the artifacts of a logged MLflow model: `artifacts/model/sluice.json`."""
+_URI = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[A-Za-z0-9_.-]+)|/(?P<version>[1-9]\d{0,8}))\Z")
+
+
+@dataclass(frozen=True)
+class ModelRef:
+    """`models:/name@alias` or `models:/name/3`."""
+
+    name: str
+    alias: str = ""
+    version: str = ""
+
+    def __str__(self) -> str:
+        return f"models:/{self.name}@{self.alias}" if self.alias else f"models:/{self.name}/{self.version}"
+
+
+@dataclass(frozen=True)
+class ModelVersion:
+    """One version of a registered model."""
+
+    name: str
+    version: str
+    run_id: str
+    tags: tuple[tuple[str, str], ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.name} version {self.version}"
+
+
+def parse_model_uri(text: str) -> ModelRef:
+    """Raises ConfigError when `text` is not the address of a registered model."""
+    found = _URI.match(text)
+    if not found:
+        raise ConfigError(f"{text!r}: allowed are models:/NAME@ALIAS and models:/NAME/VERSION")
+    return ModelRef(found["name"], found["alias"] or "", found["version"] or "")
+
+
+class Registry:
+    """Reads the model registry. Versions that were fetched stay in the state folder."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Connects at the first call."""
+        self._uri = settings.mlflow_uri
+        self._cache = settings.state / "models"
+        self._client: Any = None
+
+    def resolve(self, ref: ModelRef) -> ModelVersion:
+        """The version that `ref` points to now.
+
+        Raises ModelUnusable when there is none, TransportError when MLflow does not answer.
+        """
+        client = self._connected()
+        from mlflow.exceptions import MlflowException
+
+        try:
+            if ref.alias:
+                found = client.get_model_version_by_alias(ref.name, ref.alias)
+            else:
+                found = client.get_model_version(ref.name, ref.version)
+        except MlflowException as error:
+            if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                raise ModelUnusable(f"{ref}: MLflow at {masked_url(self._uri)} knows no such model") from error
+            raise TransportError(f"{ref}: MLflow at {masked_url(self._uri)}: {error.message}") from error
+        tags = tuple(sorted((str(key), str(value)) for key, value in (found.tags or {}).items()))
+        return ModelVersion(found.name, str(found.version), found.run_id or "", tags)
+
+    def load(self, version: ModelVersion) -> TrainedModel:
+        """The model itself. Raises ModelUnusable, or TransportError when MLflow does not answer."""
+        return read_model(self.fetch(version) / ARTIFACT)
+
+    def fetch(self, version: ModelVersion) -> Path:
+        """The folder with the artifacts of a version, downloaded once."""
+        place = self._cache / re.sub(r"[^A-Za-z0-9_.-]", "_", f"{version.name}-{version.version}-{version.run_id}")
+        if not (place / ARTIFACT / MODEL_FILE).exists():
+            self._download(version, place)
+        return place
+
+    def _download(self, version: ModelVersion, place: Path) -> None:
+        self._connected()
+        from mlflow.artifacts import download_artifacts
+        from mlflow.exceptions import MlflowException
+
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=place.parent) as folder:
+            try:
+                found = download_artifacts(
+                    artifact_uri=f"models:/{version.name}/{version.version}", dst_path=folder, tracking_uri=self._uri
+                )
+            except (MlflowException, OSError) as error:
+                raise ModelUnusable(
+                    f"{version}: its files cannot be fetched: {' '.join(str(error).split())}"
+                ) from error
+            artifacts = Path(found) / "artifacts"
+            if not (artifacts / ARTIFACT / MODEL_FILE).exists():
+                raise ModelUnusable(f"{version}: holds no {ARTIFACT}/{MODEL_FILE}: it was not registered by Sluice")
+            with suppress(OSError):  # another process was quicker
+                artifacts.rename(place)
+
+    def _connected(self) -> Any:
+        if self._client is None:
+            logging.getLogger("mlflow").setLevel(logging.WARNING)
+            from mlflow import MlflowClient
+
+            self._client = MlflowClient(self._uri, self._uri)
+        return self._client

@@ -1,0 +1,88 @@
+"""Models as files: what is read scores as what was written, and what is unfit is refused in one line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import lightgbm
+import numpy as np
+import pytest
+
+from sluice.errors import ModelUnusable
+from sluice.features import make_catalogue, names
+from sluice.models import MODEL_FILE, Linear, TrainedModel, Trees, read_model, write_model
+from sluice.models.files import BOOSTER_FILE, CATALOGUE_FILE
+
+CATALOGUE = make_catalogue(["1", "é"], {"1": ("Drama", "War")}, {"1": "Glory (1989)"})
+COLUMNS = len(names(CATALOGUE.genres))
+
+
+def linear(seed: int = 0) -> Linear:
+    rng = np.random.default_rng(seed)
+    return Linear(rng.normal(size=COLUMNS), rng.uniform(0.5, 2, COLUMNS), rng.normal(size=COLUMNS), 0.25)
+
+
+def features(rows: int = 50) -> np.ndarray:
+    return np.random.default_rng(1).normal(size=(rows, COLUMNS)).astype(np.float32)
+
+
+def trees() -> Trees:
+    table = features(400)
+    data = lightgbm.Dataset(table, table[:, 0] > table[:, 1])
+    booster = lightgbm.train({"objective": "binary", "verbose": -1, "num_threads": 1}, data, 5)
+    return Trees(linear(), booster)
+
+
+@pytest.mark.parametrize("make", [linear, trees])
+def test_what_is_read_scores_to_the_last_bit_as_what_was_written(
+    make: Callable[[], Linear | Trees], tmp_path: Path
+) -> None:
+    written = TrainedModel("PolicyX", make(), CATALOGUE, {"fingerprint": "ab"})
+    write_model(tmp_path / "model", written)
+    read = read_model(tmp_path / "model")
+    assert (read.name, read.catalogue, read.about) == ("PolicyX", CATALOGUE, {"fingerprint": "ab"})
+    assert read.columns == names(CATALOGUE.genres)
+    table = features()
+    assert read.score(table).tobytes() == written.score(table).tobytes()
+    assert len(set(read.score(table))) > 10
+
+
+def test_the_log_odds_are_those_of_the_formula_and_do_not_depend_on_the_batch() -> None:
+    model, table = linear(), features(1001)
+    expected = model.intercept + ((table - model.mean) / model.scale) @ model.weights
+    np.testing.assert_allclose(model.log_odds(table), expected, rtol=1e-9, atol=1e-9)
+    single = np.concatenate([model.log_odds(row[None]) for row in table])
+    assert single.tobytes() == model.log_odds(table).tobytes()
+    np.testing.assert_allclose(model.intercept + model.contributions(table).sum(axis=1), expected, rtol=1e-9, atol=1e-9)
+
+
+def changed(field: str, value: object) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        record = json.loads((folder / MODEL_FILE).read_text())
+        (folder / MODEL_FILE).write_text(json.dumps(record | {field: value}))
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda folder: (folder / MODEL_FILE).unlink(), "no such file"),
+        (lambda folder: (folder / CATALOGUE_FILE).write_text("[]"), "catalogue.json"),
+        (lambda folder: (folder / MODEL_FILE).write_bytes(b"\xff{"), "sluice.json"),
+        (changed("features_version", 99), "train it again"),
+        (changed("columns", ["a"]), "not those of its catalogue"),
+        (changed("weights", [1.0]), "means, scales > 0 and weights"),
+        (changed("scale", [0.0] * COLUMNS), "means, scales > 0 and weights"),
+        (lambda folder: (folder / BOOSTER_FILE).write_text("tree\nnonsense"), "booster.txt"),
+        (lambda folder: (folder / BOOSTER_FILE).unlink(), "no such file"),
+    ],
+)
+def test_what_is_unfit_is_refused(spoil: Callable[[Path], None], words: str, tmp_path: Path) -> None:
+    write_model(tmp_path, TrainedModel("PolicyX", trees(), CATALOGUE))
+    spoil(tmp_path)
+    with pytest.raises(ModelUnusable, match=words) as error:
+        read_model(tmp_path)
+    assert "\n" not in str(error.value)
