@@ -7,6 +7,7 @@
 | `SLUICE_REDIS` | `redis://[user:password@]host:port/db`, `rediss://` for TLS |
 | `SLUICE_STATE` | folder of `sluice infra`, prepared data and models, `.sluice` by default |
 | `SLUICE_MLFLOW` | MLflow server (`http://host:5000`) or database; SQLite in the state folder by default |
+| `SLUICE_TOKEN` | bearer token that the HTTP API of the router asks for, and that `sluice.Client` sends |
 | `SLUICE_PREFIX` | prefix of all Redis keys |
 | `SLUICE_PARTITIONS` | partitions of the topics keyed by the user, when they are created |
 | `SLUICE_WINDOW_MS`, `SLUICE_LATENESS_MS` | attribution window and allowed lateness |
@@ -42,6 +43,8 @@ class Settings:
     state: Path = Path(".sluice")
     mlflow: str = ""
     """Tracking URI; see `mlflow_uri`"""
+    token: str = ""
+    """Without one the HTTP API is open to whoever reaches it, and changes no experiment"""
     prefix: str = "sluice:"
     partitions: int = 4
     window_ms: int = 30 * 60 * 1000
@@ -72,6 +75,7 @@ class Settings:
             redis=env.get("SLUICE_REDIS") or found.get("redis", ""),
             state=state,
             mlflow=env.get("SLUICE_MLFLOW", ""),
+            token=env.get("SLUICE_TOKEN", ""),
             prefix=env.get("SLUICE_PREFIX", "sluice:"),
             accept_truncated=env.get("SLUICE_ACCEPT_TRUNCATED", "") not in ("", "0"),
             **numbers,
@@ -96,6 +100,7 @@ class Settings:
         shown = {f.name: getattr(self, f.name) for f in fields(self)}
         shown["kafka_config"] = {key: _mask(key, value) for key, value in self.kafka_config.items()}
         shown["redis"], shown["mlflow"] = masked_url(self.redis), masked_url(self.mlflow)
+        shown["token"] = self.token and "***"
         return f"Settings({', '.join(f'{key}={value!r}' for key, value in shown.items())})"
 
 

@@ -40,7 +40,11 @@ class TopicReader:
     def poll(self, timeout_s: float = 0.2, max_records: int = 10_000) -> list[Message]:
         """The records that arrived, perhaps none. Raises TransportError for what cannot heal by waiting."""
         records = []
-        for message in self._consumer.consume(max_records, timeout_s):
+        # `consume` waits until it has as many as it was asked for: ask for one, then for what is there besides.
+        messages = self._consumer.consume(1, timeout_s)
+        if messages and max_records > 1:
+            messages += self._consumer.consume(max_records - 1, 0)
+        for message in messages:
             error = message.error()
             if error is None:
                 partition, offset = message.partition(), message.offset()

@@ -15,14 +15,17 @@ from sluice.settings import Settings, masked_url
 __all__ = ["RedisError", "connect", "server_info", "wait_for_redis"]
 
 
-def connect(settings: Settings) -> redis.Redis:
-    """A client that answers bytes. Connects at the first command; retries are the caller's. Raises ConfigError."""
+def connect(settings: Settings, *, timeout_s: float = 10.0) -> redis.Redis:
+    """A client that answers bytes. Connects at the first command; retries are the caller's. Raises ConfigError.
+
+    timeout_s: longest wait for an answer, and for a connection (5 s at most).
+    """
     url = settings.require_redis()
     try:
         return redis.Redis.from_url(
             url,
-            socket_timeout=10,
-            socket_connect_timeout=5,
+            socket_timeout=timeout_s,
+            socket_connect_timeout=min(5.0, timeout_s),
             health_check_interval=30,
             # Once, for a connection that went stale; redis-py's own default would block a caller for seconds.
             retry=Retry(NoBackoff(), 1),

@@ -116,6 +116,8 @@ class AssignmentMade(Struct, frozen=True, kw_only=True, tag_field="type", tag="a
     at_ms: TimeMs
     sticky: bool = False
     """True when the variant came from an earlier assignment of the unit, not from this draw."""
+    degraded: bool = False
+    """True when Redis was away: drawn by hash alone, without looking whether the unit was given another one before."""
     v: int = SCHEMA_VERSION
 
 
