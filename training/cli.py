@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -50,55 +49,32 @@ def train(
     """
     # Imported late: scikit-learn takes a second, which --help should not.
     from training.prepare import PrepareOptions, prepare
+    from training.session import run_training
+    from training.tracking import Tracking
 
     source = find_data(data, notice=_notice)
     if source.partition(":")[0] == SYNTHETIC:
         raise ConfigError("--data: synthetic logs have planted click rates and no ratings to learn from")
     options = PrepareOptions(slate_size, click_from, train_share, seed)
-    folder = out or Settings.load().state / FOLDER
+    settings = Settings.load()
     try:
         with _progress(quiet=as_json) as progress:
+            progress("MLflow")
+            tracking = Tracking(settings)
             progress("data")
-            dataset, place = prepare(source, folder, options, parse_columns(columns) if columns else None)
-            report = _run(dataset, seed, progress)
+            columns_of = parse_columns(columns) if columns else None
+            dataset, place = prepare(source, out or settings.state / FOLDER, options, columns_of)
+            session = run_training(tracking, dataset, place, seed=seed, notice=_notice, progress=progress)
     except ModuleNotFoundError as error:
         raise ConfigError(f"{error.name} is not installed: pip install 'sluice-experiments[training]'") from error
-    report |= {"data": dataset.name, "fingerprint": dataset.fingerprint, "folder": str(place)}
+    report = {
+        **session.report, "data": dataset.name, "fingerprint": dataset.fingerprint, "folder": str(place),
+        "run_id": session.run.run_id, "models": {name: one._asdict() for name, one in session.run.models.items()},
+    }  # fmt: skip
     if as_json:
         click.echo(msgspec.json.encode(report).decode())
     else:
         _print(report, Console(highlight=False))
-
-
-def _run(dataset: Any, seed: int, progress: Callable[[str], None]) -> dict[str, Any]:
-    from training.evaluate import compare, evaluate, figures
-    from training.train import train_all
-
-    examples, trained, feature_seconds = train_all(dataset, seed=seed, notice=_notice, progress=progress)
-    progress("figures")
-    results = evaluate(examples, trained, dataset.test, seed)
-    report: dict[str, Any] = {
-        name: {**_defined(one.values), "intervals": {key: list(ends) for key, ends in one.intervals.items()}}
-        for name, one in figures(results, seed).items()
-    }
-    for one in trained:
-        report[one.name] |= {"seconds": round(one.seconds, 3)}
-    policies = [one for one in trained if one.name.startswith("Policy")]
-    if len(policies) == 2:
-        found = compare(results, "PolicyB", "PolicyA", seed)
-        report["PolicyB - PolicyA"] = {
-            **_defined(found.values),
-            "intervals": {key: list(ends) for key, ends in found.intervals.items()},
-            "auc_p_value": found.auc_test.p_value,
-        }
-    report["seconds"] = round(feature_seconds + sum(one.seconds for one in policies), 3)
-    report["features_per_second"] = round(len(examples.features) / feature_seconds)
-    report["train_slates"], report["test_slates"] = len(dataset.train), len(dataset.test)
-    return report
-
-
-def _defined(values: Mapping[str, float]) -> dict[str, float | None]:
-    return {name: None if math.isnan(value) else value for name, value in values.items()}
 
 
 def _notice(line: str) -> None:

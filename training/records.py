@@ -1,0 +1,147 @@
+"""What a training leaves in MLflow: a nested run per model and per baseline. Library: mlflow."""
+
+from __future__ import annotations
+
+import json
+import math
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import pandas as pd
+from mlflow.entities import Dataset as DatasetEntity
+from mlflow.entities import DatasetInput, InputTag
+from mlflow.models import ModelSignature
+from mlflow.types import ColSpec, Schema
+
+from sluice.adapters.mlflow import ARTIFACT
+from sluice.models import TrainedModel, write_model
+from training.dataset import Dataset
+from training.evaluate import Figures
+from training.metrics import Scored
+from training.model_charts import confusion_chart, importance_chart
+from training.models import Examples, FeatureModel, Trained
+from training.tracking import LoggedModel, Subject, Tracking, environment
+
+__all__ = ["ABOUT", "log_baseline", "log_input", "log_model", "test_metrics"]
+
+ABOUT = {
+    "PolicyA": "Logistic regression on point-in-time features.",
+    "PolicyB": "LightGBM that starts from PolicyA's log odds: trees learn what is not linear.",
+    "item_based": "Item-based collaborative filtering: items are alike when the same users rate them alike.",
+    "content": "Compares titles, tags and genres with what the user rated above the own mean (TF-IDF).",
+    "random": "Baseline: any order.",
+    "most_rated": "Baseline: what was rated most often comes first.",
+    "popularity": "Baseline: smoothed share of clicks of the item, whoever the user is.",
+    "best_possible": "Not a model: it knows the outcomes. No model can do better on these slates.",
+}
+_METHOD = (
+    "Figures `test_…` are of the later part of the log, which no choice has seen; `…_low` and `…_high` bound them "
+    "with 95 % (bootstrap over users). `validation_…` are of the last fifth of the train part, of the model fitted "
+    "without it."
+)
+_EXAMPLE_ROWS = 10
+
+
+def test_metrics(figures: Figures) -> dict[str, float]:
+    """`test_auc`, `test_auc_low`, `test_auc_high` and so on; without those that are not defined."""
+    found = {f"test_{name}": value for name, value in figures.values.items()}
+    for name, (low, high) in figures.intervals.items():
+        found |= {f"test_{name}_low": low, f"test_{name}_high": high}
+    return _defined(found)
+
+
+def log_input(tracking: Tracking, run_id: str, data: Dataset, place: Path) -> None:
+    """The prepared data at `place` as the input of a run, by fingerprint."""
+    profile = {
+        "slates": len(data.log),
+        "rows": len(data.log.item),
+        "users": len(data.users),
+        "items": len(data.log.items),
+    }
+    entity = DatasetEntity(
+        name=data.name, digest=data.fingerprint, source_type="local", source=json.dumps({"uri": str(place.absolute())}),
+        profile=json.dumps(profile),
+    )  # fmt: skip
+    tracking.client.log_inputs(run_id, [DatasetInput(entity, [InputTag("mlflow.data.context", "training")])])
+
+
+def log_model(
+    tracking: Tracking, parent: str, subject: Subject, examples: Examples, place: Path, one: Trained, scored: Scored,
+    figures: Figures,
+) -> LoggedModel | None:  # fmt: skip
+    """The run of a model. scored, figures: of the test part. None when the model cannot be kept as files."""
+    tags = {"sluice.model": one.name, "sluice.model_kind": ABOUT[one.name]}
+    note = f"**{one.name}** on {subject.dataset}. {ABOUT[one.name]}\n\n{_METHOD}"
+    with tracking.run(one.name, "model", subject, note=note, tags=tags, parent=parent) as run_id:
+        log_input(tracking, run_id, examples.data, place)
+        mlflow.log_params({**one.params, "data": subject.dataset, "fingerprint": subject.fingerprint})
+        model_id = _log_files(one, examples, subject)
+        metrics = test_metrics(figures) | {"seconds": one.seconds}
+        metrics |= {f"validation_{name}": value for name, value in one.validation.items()}
+        mlflow.log_metrics(_defined(metrics), model_id=model_id)
+        mlflow.log_dict(environment(), "environment.json")
+        _log_importance(one)
+        _log_confusion(one.name, scored)
+        if model_id is None:
+            return None
+        logged = LoggedModel(run_id, f"models:/{model_id}")
+        mlflow.set_tag("sluice.model_uri", logged.model_uri)
+        return logged
+
+
+def log_baseline(tracking: Tracking, parent: str, subject: Subject, name: str, figures: Figures) -> None:
+    """A run of its own, so that it stands beside the models in every table and chart."""
+    note = f"{ABOUT[name]}\n\n{_METHOD}"
+    with tracking.run(name, "baseline", subject, note=note, tags={"sluice.model": name}, parent=parent):
+        mlflow.log_metrics(test_metrics(figures))
+
+
+def _log_files(one: Trained, examples: Examples, subject: Subject) -> str | None:
+    """The model itself, with signature and input example; its id."""
+    if not isinstance(one.model, FeatureModel):
+        return None
+    about = {"data": subject.dataset, "fingerprint": subject.fingerprint, "seed": str(subject.seed)}
+    rows = examples.data.rows(examples.data.test)[:_EXAMPLE_ROWS]
+    columns = Schema([ColSpec("double", name) for name in examples.names])
+    with tempfile.TemporaryDirectory() as folder:
+        files = Path(folder) / ARTIFACT
+        write_model(files, TrainedModel(one.name, one.model.model, examples.data.catalogue, about))
+        logged = mlflow.pyfunc.log_model(
+            name=one.name,
+            python_model=str(Path(__file__).with_name("pyfunc_policy.py")),
+            artifacts={ARTIFACT: str(files)},
+            signature=ModelSignature(columns, Schema([ColSpec("double", "p_click")])),
+            input_example=pd.DataFrame(examples.features[rows].astype(np.float64), columns=list(examples.names)),
+            pip_requirements=_requirements("numpy", "scipy", "pandas", "lightgbm"),
+        )
+    return str(logged.model_id)
+
+
+def _requirements(*packages: str) -> list[str]:
+    """Given, for MLflow would find them out by running the model in a process of its own."""
+    known = environment()
+    return [f"{name}=={known[name]}" for name in ("sluice-experiments", "mlflow", *packages) if name in known]
+
+
+def _log_importance(one: Trained) -> None:
+    if one.importance:
+        mlflow.log_figure(importance_chart(one.name, one.importance), "feature_importance.png")
+        lines = [f"{name},{size!r}" for name, size in one.importance.items()]
+        mlflow.log_text("\n".join(["feature,importance", *lines, ""]), "feature_importance.csv")
+
+
+def _log_confusion(name: str, scored: Scored) -> None:
+    said = scored.score >= 0.5
+    counts = np.array([[np.sum((scored.liked == was) & (said == told)) for told in (0, 1)] for was in (0, 1)])
+    mlflow.log_figure(confusion_chart(name, counts), "confusion_matrix.png")
+    kinds = {"true_negative": (0, 0), "false_positive": (0, 1), "false_negative": (1, 0), "true_positive": (1, 1)}
+    found: dict[str, Any] = {kind: int(counts[cell]) for kind, cell in kinds.items()}
+    mlflow.log_dict(found | {"threshold": 0.5}, "confusion_matrix.json")
+
+
+def _defined(values: Mapping[str, float]) -> dict[str, float]:
+    return {name: float(value) for name, value in values.items() if not math.isnan(value)}
