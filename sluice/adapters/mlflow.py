@@ -6,6 +6,7 @@ A model of ours is read from its text files (`sluice.models`), never unpickled.
 from __future__ import annotations
 
 import logging
+import os
 import re
 import tempfile
 from contextlib import suppress
@@ -22,6 +23,13 @@ __all__ = ["ARTIFACT", "ModelRef", "ModelVersion", "Registry", "parse_model_uri"
 ARTIFACT = "model"
 """Folder of our files among the artifacts of a logged MLflow model: `artifacts/model/sluice.json`."""
 _URI = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[A-Za-z0-9_.-]+)|/(?P<version>[1-9]\d{0,8}))\Z")
+
+_MLFLOW_DEFAULTS = {
+    # Its own 7 retries take four minutes to say that a server is away.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+}
 
 
 @dataclass(frozen=True)
@@ -98,16 +106,16 @@ class Registry:
         return place
 
     def _download(self, version: ModelVersion, place: Path) -> None:
-        self._connected()
+        client = self._connected()
         from mlflow.artifacts import download_artifacts
         from mlflow.exceptions import MlflowException
 
         place.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=place.parent) as folder:
             try:
-                found = download_artifacts(
-                    artifact_uri=f"models:/{version.name}/{version.version}", dst_path=folder, tracking_uri=self._uri
-                )
+                # Not `models:/…`: the process may have another registry set, and that one would be asked.
+                source = client.get_model_version_download_uri(version.name, version.version)
+                found = download_artifacts(artifact_uri=source, dst_path=folder, tracking_uri=self._uri)
             except (MlflowException, OSError) as error:
                 raise ModelUnusable(
                     f"{version}: its files cannot be fetched: {' '.join(str(error).split())}"
@@ -121,6 +129,8 @@ class Registry:
     def _connected(self) -> Any:
         if self._client is None:
             logging.getLogger("mlflow").setLevel(logging.WARNING)
+            for name, value in _MLFLOW_DEFAULTS.items():
+                os.environ.setdefault(name, value)
             from mlflow import MlflowClient
 
             self._client = MlflowClient(self._uri, self._uri)
