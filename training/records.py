@@ -26,7 +26,7 @@ from training.model_charts import confusion_chart, importance_chart
 from training.models import Examples, FeatureModel, Trained
 from training.tracking import LoggedModel, Subject, Tracking, environment
 
-__all__ = ["ABOUT", "log_baseline", "log_input", "log_model", "test_metrics"]
+__all__ = ["ABOUT", "log_baseline", "log_input", "log_model", "requirements", "test_metrics"]
 
 ABOUT = {
     "PolicyA": "Logistic regression on point-in-time features.",
@@ -116,12 +116,12 @@ def _log_files(one: Trained, examples: Examples, subject: Subject) -> str | None
             artifacts={ARTIFACT: str(files)},
             signature=ModelSignature(columns, Schema([ColSpec("double", "p_click")])),
             input_example=pd.DataFrame(examples.features[rows].astype(np.float64), columns=list(examples.names)),
-            pip_requirements=_requirements("numpy", "scipy", "pandas", "lightgbm"),
+            pip_requirements=requirements("numpy", "scipy", "pandas", "lightgbm"),
         )
     return str(logged.model_id)
 
 
-def _requirements(*packages: str) -> list[str]:
+def requirements(*packages: str) -> list[str]:
     """Given, for MLflow would find them out by running the model in a process of its own."""
     known = environment()
     return [f"{name}=={known[name]}" for name in ("sluice-experiments", "mlflow", *packages) if name in known]
