@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import click
@@ -12,31 +10,16 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from producers.columns import parse_columns
-from producers.sources import SYNTHETIC, find_data
-from sluice.errors import ConfigError
 from sluice.settings import Settings
+from training.options import DataOptions, data_options, needs_training, notice, progress_of
 
 __all__ = ["train"]
 
-FOLDER = "training"
-"""Of the prepared data, in the state folder."""
-
 
 @click.command()
-@click.option("--data", help="MovieLens folder or zip, CSV or Parquet.  [default: SLUICE_DATA, data/, a download]")
-@click.option("--columns", help="Columns of a CSV or Parquet: user=…,item=…,rating=…,time=…[,genres=…].")
-@click.option("--out", type=click.Path(path_type=Path, file_okay=False), metavar="FOLDER",
-              help=f"For prepared data, by fingerprint.  [default: {FOLDER} in the state folder]")  # fmt: skip
-@click.option("--train-share", type=float, default=0.6, show_default=True, help="Of the slates, by time of request.")
-@click.option("--slate-size", type=click.IntRange(2), default=10, show_default=True)
-@click.option("--click-from", type=float, default=4.0, show_default=True, help="Ratings from here on are clicks.")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@data_options
 @click.option("--json", "as_json", is_flag=True, help="One JSON object: figures by model, and the seconds it took.")
-def train(
-    data: str | None, columns: str | None, out: Path | None, train_share: float, slate_size: int, click_from: float,
-    seed: int, as_json: bool,
-) -> None:  # fmt: skip
+def train(given: DataOptions, as_json: bool) -> None:
     """Train the models that serve as variants and measure them on the part of the log that came later.
 
     \b
@@ -47,26 +30,18 @@ def train(
     kind. Models see the first 60 % of the slates only; all figures are of the rest, where the models stay as they are
     while the features go on learning, as in the stream. Intervals hold with 95 % and take users as the units.
     """
-    # Imported late: scikit-learn takes a second, which --help should not.
-    from training.prepare import PrepareOptions, prepare
-    from training.session import run_training
-    from training.tracking import Tracking
-
-    source = find_data(data, notice=_notice)
-    if source.partition(":")[0] == SYNTHETIC:
-        raise ConfigError("--data: synthetic logs have planted click rates and no ratings to learn from")
-    options = PrepareOptions(slate_size, click_from, train_share, seed)
+    source = given.source()
     settings = Settings.load()
-    try:
-        with _progress(quiet=as_json) as progress:
-            progress("MLflow")
-            tracking = Tracking(settings)
-            progress("data")
-            columns_of = parse_columns(columns) if columns else None
-            dataset, place = prepare(source, out or settings.state / FOLDER, options, columns_of)
-            session = run_training(tracking, dataset, place, seed=seed, notice=_notice, progress=progress)
-    except ModuleNotFoundError as error:
-        raise ConfigError(f"{error.name} is not installed: pip install 'sluice-experiments[training]'") from error
+    with needs_training(), progress_of("train", quiet=as_json) as progress:
+        # Imported late: scikit-learn takes a second, which --help should not.
+        from training.session import run_training
+        from training.tracking import Tracking
+
+        progress("MLflow")
+        tracking = Tracking(settings)
+        progress("data")
+        dataset, place = given.prepare(source, settings)
+        session = run_training(tracking, dataset, place, seed=given.seed, notice=notice, progress=progress)
     report = {
         **session.report, "data": dataset.name, "fingerprint": dataset.fingerprint, "folder": str(place),
         "run_id": session.run.run_id, "models": {name: one._asdict() for name, one in session.run.models.items()},
@@ -75,20 +50,6 @@ def train(
         click.echo(msgspec.json.encode(report).decode())
     else:
         _print(report, Console(highlight=False))
-
-
-def _notice(line: str) -> None:
-    click.echo(line, err=True)
-
-
-@contextmanager
-def _progress(*, quiet: bool) -> Iterator[Callable[[str], None]]:
-    console = Console(stderr=True)
-    if quiet or not console.is_terminal:
-        yield lambda name: None
-        return
-    with console.status("train") as status:
-        yield lambda name: status.update(f"train: {name}")
 
 
 _COLUMNS = {"auc": "AUC", "ctr_at_1": "click rate at 1", "ndcg_at_3": "NDCG@3", "log_loss": "log loss"}
