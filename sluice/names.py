@@ -71,5 +71,19 @@ class Keys:
     def buckets(self, partition: int) -> str:
         return f"{self.prefix}buckets:{{{partition}}}"
 
+    def feature_user(self, user: str) -> str:
+        return f"{self.prefix}features:user:{user}"
+
+    def feature_item(self, item: str) -> str:
+        return f"{self.prefix}features:item:{item}"
+
+    @property
+    def feature_catalogue(self) -> str:
+        return f"{self.prefix}features:catalogue"
+
+    @property
+    def feature_keeper(self) -> str:
+        return f"{self.prefix}features:keeper"
+
     def replay(self, name: str) -> str:
         return f"{self.prefix}replay:{name}"

@@ -1,15 +1,20 @@
 """Features one request at a time, from a state per user and item. Library: numpy.
 
 A state is a handful of whole numbers. `to_hash` and `from_hash` turn it into the fields of a Redis hash and back, so
-that `features:user:{id}` and `features:item:{id}` of one request can be read in one pipelined call. Nothing here reads
-a clock or a server: whoever drives it tells outcomes (`observe`) after their slate has ended, slates in the order in
-which they ended.
+that `features:user:{id}` and `features:item:{id}` of one request can be read in one pipelined call. The fields are few
+and always all of them: reading is quick, and writing replaces whatever was there. Nothing here reads a clock or a
+server: whoever drives it tells outcomes (`observe`) after their slate has ended, slates in the order in which they
+ended.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
+from operator import attrgetter
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,10 +37,17 @@ from sluice.features.definition import (
     surprise,
 )
 
-__all__ = ["ItemState", "OnlineFeatures", "UserState", "feature_rows", "observe_slate"]
+__all__ = [
+    "ITEM_FIELDS", "USER_FIELDS", "ItemState", "OnlineFeatures", "SlateRequest", "UserState", "feature_rows",
+    "feature_table", "observe_slate",
+]  # fmt: skip
 
-_VECTOR = b"vector"
+USER_FIELDS = ("numbers", "traits", "vector")
+"""Of a user's hash"""
+ITEM_FIELDS = ("numbers", "vector")
 _GENRE, _DECADE = "genre:", "decade:"
+_LARGEST = 2**53
+"""Sums beyond it would no longer be exact in float64."""
 
 
 @dataclass(slots=True)
@@ -56,24 +68,24 @@ class UserState:
     vector: Floats = field(default_factory=lambda: np.zeros(tastes.DIMENSIONS))
 
     def to_hash(self) -> dict[str, bytes]:
-        """Fields of a Redis hash: decimal text; the vector as 32-bit whole numbers, little-endian."""
-        fields = {name: b"%d" % getattr(self, name) for name in _USER_NUMBERS}
-        fields |= {name: b"%d %d %d" % tuple(sums) for name, sums in self.traits.items()}
-        return fields | {"vector": _packed(self.vector)}
+        """Fields of a Redis hash: numbers as decimal text in the order above, traits as JSON, the vector as 32-bit
+        whole numbers, little-endian."""
+        return {
+            "numbers": b" ".join(b"%d" % number for number in _user_numbers(self)),
+            "traits": json.dumps(self.traits, ensure_ascii=False, separators=(",", ":")).encode(),
+            "vector": _packed(self.vector),
+        }
 
     @classmethod
     def from_hash(cls, fields: Mapping[bytes, bytes]) -> UserState:
-        """The inverse, from what Redis returns; missing fields are as for a new user."""
-        state = cls()
-        for raw, value in fields.items():
-            name = raw.decode()
-            if name in _USER_NUMBERS:
-                setattr(state, name, int(value))
-            elif name.startswith((_GENRE, _DECADE)):
-                state.traits[name] = [int(part) for part in value.split()]
-            elif raw == _VECTOR:
-                state.vector = _unpacked(value)
-        return state
+        """The inverse, from what Redis returns; of an empty hash a new user. Raises ValueError for anything else."""
+        if not fields:
+            return cls()
+        traits = json.loads(_field(fields, b"traits"))
+        if not isinstance(traits, dict) or not all(map(_is_sums, traits.values())):
+            raise ValueError("traits: three whole numbers each")
+        numbers = zip(_USER_NUMBERS, _numbers(fields, len(_USER_NUMBERS)), strict=True)
+        return cls(**dict(numbers), traits=traits, vector=_unpacked(fields))
 
 
 @dataclass(slots=True)
@@ -98,22 +110,22 @@ class ItemState:
 
     def to_hash(self) -> dict[str, bytes]:
         """As for users."""
-        return {name: b"%d" % getattr(self, name) for name in _ITEM_NUMBERS} | {"vector": _packed(self.vector)}
+        return {
+            "numbers": b" ".join(b"%d" % number for number in _item_numbers(self)),
+            "vector": _packed(self.vector),
+        }
 
     @classmethod
     def from_hash(cls, item: str, fields: Mapping[bytes, bytes]) -> ItemState:
-        """The inverse, from what Redis returns; missing fields are as for a new item."""
-        state = cls.new(item)
-        for raw, value in fields.items():
-            if raw == _VECTOR:
-                state.vector = _unpacked(value)
-            elif (name := raw.decode()) in _ITEM_NUMBERS:
-                setattr(state, name, int(value))
-        return state
+        """The inverse, from what Redis returns; of an empty hash a new item. Raises ValueError for anything else."""
+        if not fields:
+            return cls.new(item)
+        return cls(_unpacked(fields), *_numbers(fields, len(_ITEM_NUMBERS)))
 
 
 _USER_NUMBERS = ("count", "likes", "tops", "lows", "rating", "leniency", "last_count", "last_likes", "last_ms")
 _ITEM_NUMBERS = ("count", "likes", "tops", "lows", "rating", "level", "like_surplus", "first_ms", "last_ms")
+_user_numbers, _item_numbers = attrgetter(*_USER_NUMBERS), attrgetter(*_ITEM_NUMBERS)
 
 
 class OnlineFeatures:
@@ -191,6 +203,16 @@ def observe_slate(
             sums[2] += int(one_taste)
 
 
+class SlateRequest(NamedTuple):
+    """A slate that shall be scored, with the states that are known of it."""
+
+    user: UserState
+    items: Sequence[str]
+    states: Sequence[ItemState]
+    """Of `items`, in order"""
+    at_ms: int
+
+
 def feature_rows(
     catalogue: Catalogue, user: UserState, items: Sequence[str], states: Sequence[ItemState], at_ms: int
 ) -> NDArray[np.float32]:
@@ -198,42 +220,75 @@ def feature_rows(
 
     Raises ValueError when there are no items.
     """
-    if not items:
+    return feature_table(catalogue, [SlateRequest(user, items, states, at_ms)])
+
+
+def feature_table(catalogue: Catalogue, requests: Sequence[SlateRequest]) -> NDArray[np.float32]:
+    """(m, features) of the slates one after another, each as `feature_rows` gives it.
+
+    Raises ValueError when a slate has no items.
+    """
+    sizes = [len(request.items) for request in requests]
+    if not requests or not min(sizes):
         raise ValueError("items: a slate has at least one")
-    size = len(items)
-    facts = [catalogue.facts(item) for item in items]
-    genres = np.zeros((size, len(catalogue.genres)), dtype=bool)
-    for row, fact in enumerate(facts):
-        genres[row, list(fact.genres)] = True
-    genre_sums, decade_taste = _affinities(catalogue, user, facts)
+    users = np.repeat(_ints([_user_numbers(request.user) for request in requests]), sizes, axis=0)
+    states = [state for request in requests for state in request.states]
+    items = _ints([_item_numbers(state) for state in states])
+    facts = [catalogue.facts(item) for request in requests for item in request.items]
+    genre_sums, decade_taste = _affinities(catalogue, requests, facts)
+    vectors = np.array([request.user.vector for request in requests])
     known = Known(
-        **{f"user_{name}": np.full(size, getattr(user, name), dtype=np.int64) for name in _USER_NUMBERS},
-        **{f"item_{name}": _ints([getattr(state, name) for state in states]) for name in _ITEM_NUMBERS},
+        **{f"user_{name}": users[:, place] for place, name in enumerate(_USER_NUMBERS)},
+        **{f"item_{name}": items[:, place] for place, name in enumerate(_ITEM_NUMBERS)},
         item_year=_ints([fact.year for fact in facts]),
-        item_genres=genres,
+        item_genres=_genre_flags(catalogue, facts),
         genre_count=genre_sums[:, 0],
         genre_level=genre_sums[:, 1],
         genre_taste=genre_sums[:, 2],
         decade_taste=decade_taste,
-        match=tastes.matches(np.array([state.vector for state in states]), user.vector).astype(np.int64),
-        at_ms=np.full(size, at_ms, dtype=np.int64),
+        match=tastes.matches(np.array([state.vector for state in states]), np.repeat(vectors, sizes, axis=0)).astype(
+            np.int64
+        ),
+        at_ms=np.repeat(_ints([request.at_ms for request in requests]), sizes),
     )
-    return matrix(known, np.array([0, size]))
+    return matrix(known, np.cumsum([0, *sizes]))
 
 
-def _affinities(catalogue: Catalogue, user: UserState, facts: Sequence[ItemFacts]) -> tuple[Ints, Ints]:
-    """(k, 3) outcomes, levels and tastes of the user, summed over each item's genres; (k,) taste for its decade."""
-    known = {
-        trait: (count, *affinity(_ints([levels, tastes_]), np.int64(count)).astype(np.int64).tolist())
-        for trait, (count, levels, tastes_) in user.traits.items()
-    }
-    sums = np.zeros((len(facts), 3), dtype=np.int64)
-    decades = np.zeros(len(facts), dtype=np.int64)
-    for row, fact in enumerate(facts):
-        for genre in fact.genres:
-            sums[row] += known.get(_GENRE + catalogue.genres[genre], (0, 0, 0))
-        decades[row] = known.get(f"{_DECADE}{fact.decade}", (0, 0, 0))[2]
-    return sums, decades
+def _genre_flags(catalogue: Catalogue, facts: Sequence[ItemFacts]) -> NDArray[np.bool_]:
+    flags = np.zeros((len(facts), len(catalogue.genres)), dtype=bool)
+    rows = np.repeat(np.arange(len(facts)), [len(fact.genres) for fact in facts])
+    flags[rows, list(chain.from_iterable(fact.genres for fact in facts))] = True
+    return flags
+
+
+def _affinities(
+    catalogue: Catalogue, requests: Sequence[SlateRequest], facts: Sequence[ItemFacts]
+) -> tuple[Ints, Ints]:
+    """(m, 3) outcomes, levels and tastes of the user, summed over each item's genres; (m,) taste for its decade."""
+    traits = _ints([sums for request in requests for sums in request.user.traits.values()]).reshape(-1, 3)
+    traits[:, 1:] = affinity(traits[:, 1:], traits[:, :1])
+    values = iter(traits.tolist())
+    names = [_GENRE + genre for genre in catalogue.genres]
+    sums: list[tuple[int, int, int]] = []
+    decades: list[int] = []
+    coming = iter(facts)
+    for request in requests:
+        known = dict(zip(request.user.traits, values, strict=False))
+        by_genre = [known.get(name, _NOTHING) for name in names]
+        for _ in request.items:
+            fact = next(coming)
+            count = levels = tastes_ = 0
+            for genre in fact.genres:
+                one = by_genre[genre]
+                count += one[0]
+                levels += one[1]
+                tastes_ += one[2]
+            sums.append((count, levels, tastes_))
+            decades.append(known.get(f"{_DECADE}{fact.decade}", _NOTHING)[2])
+    return _ints(sums), _ints(decades)
+
+
+_NOTHING = [0, 0, 0]
 
 
 def _traits(catalogue: Catalogue, fact: ItemFacts) -> list[str]:
@@ -241,13 +296,38 @@ def _traits(catalogue: Catalogue, fact: ItemFacts) -> list[str]:
     return [*traits, f"{_DECADE}{fact.decade}"] if fact.decade else traits
 
 
-def _ints(values: Sequence[int]) -> Ints:
+def _ints(values: Sequence[object]) -> Ints:
     return np.array(values, dtype=np.int64)
+
+
+def _field(fields: Mapping[bytes, bytes], name: bytes) -> bytes:
+    if name not in fields:
+        raise ValueError(f"{name.decode()}: missing")
+    return fields[name]
+
+
+def _numbers(fields: Mapping[bytes, bytes], count: int) -> list[int]:
+    numbers = [int(part) for part in _field(fields, b"numbers").split()]
+    if len(numbers) != count or numbers[0] < 0 or not all(-_LARGEST < number < _LARGEST for number in numbers):
+        raise ValueError(f"numbers: {count} whole numbers, the first from 0")
+    return numbers
+
+
+def _is_sums(sums: object) -> bool:
+    return (
+        isinstance(sums, list)
+        and len(sums) == 3
+        and all(type(number) is int and -_LARGEST < number < _LARGEST for number in sums)
+        and sums[0] >= 0
+    )
 
 
 def _packed(vector: Floats) -> bytes:
     return vector.astype("<i4").tobytes()
 
 
-def _unpacked(data: bytes) -> Floats:
-    return np.frombuffer(data, dtype="<i4").astype(np.float64)
+def _unpacked(fields: Mapping[bytes, bytes]) -> Floats:
+    vector = np.frombuffer(_field(fields, b"vector"), dtype="<i4")
+    if len(vector) != tastes.DIMENSIONS:
+        raise ValueError(f"vector: {len(vector)} components instead of {tastes.DIMENSIONS}")
+    return vector.astype(np.float64)

@@ -36,8 +36,9 @@ def start(item: str) -> Vector:
 
 
 def matches(items: Vector, user: Vector) -> Vector:
-    """items (k, DIMENSIONS), user (DIMENSIONS,) → (k,) whole thousandths of a star."""
-    return np.asarray(np.rint((items @ user) * (1000 / (UNIT * UNIT))))
+    """items (k, DIMENSIONS), user (DIMENSIONS,) or one a row → (k,) whole thousandths of a star."""
+    products = items @ user if user.ndim == 1 else np.einsum("ij,ij->i", items, user)
+    return np.asarray(np.rint(products * (1000 / (UNIT * UNIT))))
 
 
 def learn(items: Vector, user: Vector, surprise: Vector) -> tuple[Vector, Vector]:
