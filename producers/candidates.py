@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 from producers.slates import Slate, Slates
 from router import Context, Ranker, top_k
 
-__all__ = ["LIKED_MILLI", "Candidates", "RankedSlates", "Shown"]
+__all__ = ["LIKED_MILLI", "Candidates", "Floats", "RankedSlates", "Scorer", "Shown"]
+
+Floats = NDArray[np.float64]
 
 LIKED_MILLI = 4000
 """A rating from here on is a click, unless the replay is told otherwise."""
@@ -41,23 +43,42 @@ class Candidates(Protocol):
     def block(self, start: int, stop: int) -> Sequence[Slate]:
         """Slates start … stop − 1."""
 
-    def shown(self, slate: Slate) -> Mapping[str, Sequence[Shown]]:
-        """Variant → its top k, best first. Slates must be asked for in order; some may be left out."""
+    def shown(self, slates: Sequence[Slate]) -> list[Mapping[str, Sequence[Shown]]]:
+        """For each slate: variant → its top k, best first.
+
+        Slates must be asked for in order, from call to call as well; some may be left out.
+        """
+
+
+class Scorer(Protocol):
+    """The models among the variants: they score whole blocks of slates."""
+
+    variants: Sequence[str]
+
+    def scores(self, first: int, last: int) -> Mapping[str, Floats]:
+        """Variant → scores of all items of the slates first … last, slate by slate."""
 
 
 class RankedSlates:
     """Slates of a ratings log, ranked point-in-time: nothing that ended at or after a request is known to it."""
 
     def __init__(
-        self, slates: Slates, rankers: Mapping[str, Ranker], *, k: int, liked_milli: int = LIKED_MILLI
+        self,
+        slates: Slates,
+        rankers: Mapping[str, Ranker],
+        *,
+        k: int,
+        liked_milli: int = LIKED_MILLI,
+        models: Scorer | None = None,
     ) -> None:
-        """`rankers`: variant → its own ranker, fresh."""
+        """`rankers`: variant → its own rule, fresh. `models` score the other variants."""
         self.name = slates.log.name
         self.ratings = len(slates.log)
         self.dropped = slates.dropped
         self.at_ms = slates.at_ms
         self._slates = slates
         self._rankers = dict(rankers)
+        self._models = models
         self._k = k
         self._liked_milli = liked_milli
         self._by_end = np.argsort(slates.end_ms, kind="stable")
@@ -66,21 +87,36 @@ class RankedSlates:
 
     @property
     def fingerprint(self) -> str:
-        return f"{self._slates.log.fingerprint}:{len(self._slates)}:{self._k}:{','.join(self._rankers)}"
+        names = [*self._rankers, *(self._models.variants if self._models else ())]
+        return f"{self._slates.log.fingerprint}:{len(self._slates)}:{self._k}:{','.join(names)}"
 
     def block(self, start: int, stop: int) -> Sequence[Slate]:
         """Slates start … stop − 1."""
         return self._slates.block(start, stop)
 
-    def shown(self, slate: Slate) -> Mapping[str, Sequence[Shown]]:
-        """Variant → its top k, best first, from what had ended before the slate was requested."""
+    def shown(self, slates: Sequence[Slate]) -> list[Mapping[str, Sequence[Shown]]]:
+        """For each slate: variant → its top k, best first, from what had ended before the slate was requested."""
+        if not slates:
+            return []
+        first, offsets = slates[0].number, self._slates.offsets
+        scored = self._models.scores(first, slates[-1].number) if self._models else {}
+        answers: list[Mapping[str, Sequence[Shown]]] = []
+        for slate in slates:
+            answer = {name: self._best(slate, scores) for name, scores in self._ranked(slate)}
+            low, high = (offsets[slate.number : slate.number + 2] - offsets[first]).tolist()
+            answer |= {name: self._best(slate, scores[low:high].tolist()) for name, scores in scored.items()}
+            answers.append(answer)
+        return answers
+
+    def _ranked(self, slate: Slate) -> Iterator[tuple[str, Sequence[float]]]:
+        """(variant, scores) of every rule."""
         self._observe_until(slate.at_ms)
         context = Context(slate.slate_id, slate.at_ms)
-        answer = {}
         for variant, ranker in self._rankers.items():
-            best = top_k(ranker.rank(slate.user_id, slate.items, context), self._k)
-            answer[variant] = [Shown(i, slate.items[i], slate.ratings_milli[i]) for i in best]
-        return answer
+            yield variant, ranker.rank(slate.user_id, slate.items, context)
+
+    def _best(self, slate: Slate, scores: Sequence[float]) -> list[Shown]:
+        return [Shown(i, slate.items[i], slate.ratings_milli[i]) for i in top_k(scores, self._k)]
 
     def _observe_until(self, at_ms: int) -> None:
         """Tell the rankers every outcome of the slates that ended before `at_ms`, in order of their end."""

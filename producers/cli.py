@@ -43,6 +43,7 @@ def bundled_experiments() -> tuple[Experiment, ...]:
     "--speed", default="max", show_default=True, help="max, 60x (event time), 500/s (slates a second) or 20s (for all)."
 )
 @click.option("--start", help="First event time: ISO 8601, or seconds or ms since 1970.")
+@click.option("--from-share", type=SHARE, default=0.0, help="Leave out this share of the slates, the first by time.")
 @click.option("--stop", "end", help="Event time to stop before.")
 @click.option("--limit", type=click.IntRange(1), help="At most this many slates.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
@@ -67,10 +68,10 @@ def bundled_experiments() -> tuple[Experiment, ...]:
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as one JSON object.")
 def replay(
-    data: str | None, columns: str | None, files: tuple[Path, ...], speed: str, start: str | None, end: str | None,
-    limit: int | None, seed: int, slate_size: int, top_k: int, click_from: float, delay: str, outcomes: str,
-    disorder: float, duplicates: float, late: float, max_lag: int | None, final_heartbeat: bool, name: str,
-    restart: bool, truth: Path | None, as_json: bool,
+    data: str | None, columns: str | None, files: tuple[Path, ...], speed: str, start: str | None, from_share: float,
+    end: str | None, limit: int | None, seed: int, slate_size: int, top_k: int, click_from: float, delay: str,
+    outcomes: str, disorder: float, duplicates: float, late: float, max_lag: int | None, final_heartbeat: bool,
+    name: str, restart: bool, truth: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Replay a ratings log as impressions and clicks.
 
@@ -78,12 +79,13 @@ def replay(
     items become impressions, and the logged ratings say what followed. A run that was killed goes on where it was.
     """
     logging.basicConfig(level=logging.WARNING, format="sluice replay: %(message)s")
+    logging.getLogger("router.models").setLevel(logging.INFO)  # a model that is replaced is worth a line
     options = ReplayOptions(
         data=data, columns=parse_columns(columns) if columns else None, speed=parse_speed(speed),
-        start_ms=_moment("--start", start), stop_ms=_moment("--stop", end), limit=limit, seed=seed,
-        slate_size=slate_size, top_k=top_k, click_from=click_from, delay=delay, outcomes=_outcomes(outcomes),
-        disorder=disorder, duplicates=duplicates, late=late, max_lag=max_lag, final_heartbeat=final_heartbeat,
-        name=name, restart=restart,
+        start_ms=_moment("--start", start), from_share=from_share, stop_ms=_moment("--stop", end), limit=limit,
+        seed=seed, slate_size=slate_size, top_k=top_k, click_from=click_from, delay=delay,
+        outcomes=_outcomes(outcomes), disorder=disorder, duplicates=duplicates, late=late, max_lag=max_lag,
+        final_heartbeat=final_heartbeat, name=name, restart=restart,
     )  # fmt: skip
     experiments = _experiments(files)
     if truth is not None:

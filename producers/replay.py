@@ -6,7 +6,7 @@ import heapq
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -216,8 +216,7 @@ class Replay:
         routed = self._router.assign(requests)
         outcomes, liked_milli = self._plan.outcomes, self._plan.liked_milli
         shown: list[Sequence[Shown]] = []
-        for slate, answer in zip(batch, routed, strict=True):
-            everything: Mapping[str, Sequence[Shown]] = self._candidates.shown(slate)
+        for slate, answer, everything in zip(batch, routed, self._candidates.shown(batch), strict=True):
             variant = answer[0].assignment.variant
             self._accounting.add(result_of(slate.number, variant, everything, outcomes, liked_milli))
             shown.append(everything[variant])

@@ -7,7 +7,8 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,11 +23,11 @@ from producers.faults import Faults
 from producers.pacing import MAX_BATCH, MAX_SPEED, LagGate, Pace, Speed
 from producers.replay import OUTCOMES, Plan, Replay
 from producers.slates import base36, cut_slates
-from producers.sources import Notice, find_data, read_ratings
+from producers.sources import SYNTHETIC, Notice, find_data, read_ratings
 from producers.synthetic import SyntheticSlates, parse_synthetic
 from producers.totals import Totals
 from producers.truth import write_truth
-from router import build, make_ranker
+from router import build, is_model, make_ranker
 from sluice.adapters import catalogue
 from sluice.adapters.checkpoints import ReplayCheckpoint, ReplayStore
 from sluice.adapters.kafka import partition_count, producer, wait_for_broker
@@ -50,6 +51,8 @@ class ReplayOptions:
     columns: dict[str, str] | None = None
     speed: Speed = MAX_SPEED
     start_ms: int | None = None
+    from_share: float = 0.0
+    """Share of the slates, the first by time, that are left out; 0.6 leaves what training did not see"""
     stop_ms: int | None = None
     limit: int | None = None
     seed: int = 0
@@ -69,19 +72,37 @@ class ReplayOptions:
     """Replays of other names have other checkpoints"""
 
 
-def candidates_of(options: ReplayOptions, experiment: Experiment, notice: Notice) -> Candidates:
-    """The slates of the data, ranked by the rankers of `experiment`. Raises ConfigError."""
+@contextmanager
+def candidates_of(
+    settings: Settings, options: ReplayOptions, experiment: Experiment, notice: Notice
+) -> Iterator[Candidates]:
+    """The slates of the data, ranked by the rules and models of `experiment`.
+
+    Raises ConfigError, and TransportError when models are wanted and MLflow is away.
+    """
     data = find_data(options.data, notice=notice)
-    if data.partition(":")[0] == "synthetic":
+    if data.partition(":")[0] == SYNTHETIC:
         names = [variant.name for variant in experiment.variants]
-        return SyntheticSlates(parse_synthetic(data), names, k=options.top_k, seed=options.seed)
+        yield SyntheticSlates(parse_synthetic(data), names, k=options.top_k, seed=options.seed)
+        return
+    rankers = {variant.name: variant.ranker or variant.name for variant in experiment.variants}
+    uris = {name: ranker for name, ranker in rankers.items() if is_model(ranker)}
     ratings = read_ratings(data, options.columns)
-    slates = cut_slates(ratings, size=options.slate_size, top_k=options.top_k, seed=options.seed)
-    rankers = {
-        variant.name: make_ranker(variant.ranker or variant.name, options.seed, ratings.genres)
-        for variant in experiment.variants
+    rules = {
+        name: make_ranker(ranker, options.seed, ratings.genres) for name, ranker in rankers.items() if name not in uris
     }
-    return RankedSlates(slates, rankers, k=options.top_k, liked_milli=round(options.click_from * 1000))
+    slates = cut_slates(ratings, size=options.slate_size, top_k=options.top_k, seed=options.seed)
+    liked_milli = round(options.click_from * 1000)
+    with ExitStack() as closing:
+        models = None
+        if uris:
+            # Imported late: only models need scipy and MLflow.
+            from producers.scoring import LogModels
+            from sluice.adapters.mlflow import Registry
+
+            models = LogModels(slates, liked_milli, Registry(settings), uris)
+            closing.callback(models.close)
+        yield RankedSlates(slates, rules, k=options.top_k, liked_milli=liked_milli, models=models)
 
 
 def replay(
@@ -99,7 +120,38 @@ def replay(
     slate, last slate + 1). Raises ConfigError, and TransportError when the broker or Redis stays away.
     """
     settings.require_kafka(), settings.require_redis()
-    candidates = candidates_of(options, experiments[0], notice)
+    with candidates_of(settings, options, experiments[0], notice) as candidates:
+        return _replay(settings, experiments, options, candidates, stop=stop, notice=notice, progress=progress)
+
+
+def truth(
+    settings: Settings,
+    experiment: Experiment,
+    options: ReplayOptions,
+    path: Path,
+    *,
+    notice: Notice,
+    progress: Callable[[int, int, int], None] = lambda first, next_, last: None,
+) -> dict[str, object]:
+    """Write what each variant would have earned on each slate to `path`; nothing is sent. Raises ConfigError."""
+    with candidates_of(settings, options, experiment, notice) as candidates:
+        plan = _plan(settings, options, candidates)
+        return write_truth(
+            path, candidates, [variant.name for variant in experiment.variants],
+            first=plan.first, stop=plan.stop, liked_milli=plan.liked_milli, progress=progress,
+        )  # fmt: skip
+
+
+def _replay(
+    settings: Settings,
+    experiments: Sequence[Experiment],
+    options: ReplayOptions,
+    candidates: Candidates,
+    *,
+    stop: threading.Event,
+    notice: Notice,
+    progress: Callable[[int, int, int], None],
+) -> dict[str, object]:
     plan = _plan(settings, options, candidates)
     wait_for_broker(settings)
     client = wait_for_redis(settings)
@@ -124,24 +176,6 @@ def replay(
     client.close()
     seconds = time.monotonic() - began_s
     return _summary(candidates, experiments[0], totals, emitter, seconds, done, resume)
-
-
-def truth(
-    settings: Settings,
-    experiment: Experiment,
-    options: ReplayOptions,
-    path: Path,
-    *,
-    notice: Notice,
-    progress: Callable[[int, int, int], None] = lambda first, next_, last: None,
-) -> dict[str, object]:
-    """Write what each variant would have earned on each slate to `path`; nothing is sent. Raises ConfigError."""
-    candidates = candidates_of(options, experiment, notice)
-    plan = _plan(settings, options, candidates)
-    return write_truth(
-        path, candidates, [variant.name for variant in experiment.variants],
-        first=plan.first, stop=plan.stop, liked_milli=plan.liked_milli, progress=progress,
-    )  # fmt: skip
 
 
 class _Run:
@@ -214,7 +248,9 @@ class _Run:
 
 def _plan(settings: Settings, options: ReplayOptions, candidates: Candidates) -> Plan:
     at_ms = candidates.at_ms
-    first = 0 if options.start_ms is None else int(np.searchsorted(at_ms, options.start_ms, side="left"))
+    first = int(len(at_ms) * options.from_share)
+    if options.start_ms is not None:
+        first = max(first, int(np.searchsorted(at_ms, options.start_ms, side="left")))
     stop = len(at_ms) if options.stop_ms is None else int(np.searchsorted(at_ms, options.stop_ms, side="left"))
     if options.limit is not None:
         stop = min(stop, first + options.limit)

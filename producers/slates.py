@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from producers.draws import hashed
 from producers.ratings import RatingsLog
 from sluice.errors import ConfigError
+from sluice.features import SlateLog
 
-__all__ = ["Slate", "Slates", "attributes", "base36", "cut_slates", "first_visits"]
+__all__ = ["Slate", "Slates", "attributes", "base36", "cut_slates", "first_visits", "slate_log"]
 
 SESSION_GAP_MS = 30 * 60 * 1000
 """A longer pause between two ratings of a user starts a new session."""
@@ -156,6 +157,22 @@ def cut_slates(log: RatingsLog, *, size: int = 10, top_k: int = 3, seed: int = 0
         end_ms=at_ms[kept + kept_sizes - 1],
         dropped=int((~keep).sum()),
         dropped_ratings=int(sizes[~keep].sum()),
+    )
+
+
+def slate_log(slates: Slates, liked_milli: int) -> SlateLog:
+    """The same slates with their outcomes, as features are made of them. Ratings from `liked_milli` on are likes."""
+    log = slates.log
+    rating = log.rating_milli[slates.rating].astype(np.int64)
+    return SlateLog(
+        user=slates.user.astype(np.int64),
+        at_ms=slates.at_ms,
+        end_ms=slates.end_ms,
+        offsets=slates.offsets,
+        item=log.item[slates.rating].astype(np.int64),
+        liked=rating >= liked_milli,
+        rating_milli=rating,
+        items=log.items,
     )
 
 

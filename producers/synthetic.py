@@ -122,13 +122,16 @@ class SyntheticSlates:
             for i, user, session, at_ms, new, row in zip(*columns, strict=True)
         ]
 
-    def shown(self, slate: Slate) -> Mapping[str, Sequence[Shown]]:
-        """Variant → its own k items of the slate."""
+    def shown(self, slates: Sequence[Slate]) -> list[Mapping[str, Sequence[Shown]]]:
+        """For each slate: variant → its own k items of the slate."""
         k = self._k
-        return {
-            name: [Shown(i, slate.items[i], slate.ratings_milli[i]) for i in range(v * k, v * k + k)]
-            for v, name in enumerate(self.rates)
-        }
+        return [
+            {
+                name: [Shown(i, slate.items[i], slate.ratings_milli[i]) for i in range(v * k, v * k + k)]
+                for v, name in enumerate(self.rates)
+            }
+            for slate in slates
+        ]
 
     def _sessions(self) -> NDArray[np.int64]:
         """Number of each slate's session within its user."""

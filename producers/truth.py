@@ -45,8 +45,9 @@ def write_truth(
     users: list[str] = []
     rows: list[list[int]] = []
     for start in range(first, stop, BATCH):
-        for slate in candidates.block(start, min(stop, start + BATCH)):
-            result = result_of(slate.number, variants[0], candidates.shown(slate), (), liked_milli)
+        block = candidates.block(start, min(stop, start + BATCH))
+        for slate, shown_by in zip(block, candidates.shown(block), strict=True):
+            result = result_of(slate.number, variants[0], shown_by, (), liked_milli)
             numbers.append(slate.number)
             at_ms.append(slate.at_ms)
             users.append(slate.user_id)

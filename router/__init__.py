@@ -1,5 +1,5 @@
 """The router as a library: `build(settings, experiments)` for services, `Router(experiments, MemoryAssignments())`
-for simulations. Ranking rules are in `router.rankers`."""
+for simulations. Ranking rules are in `router.rankers`, trained models in `router.models`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from router.exposures import ExposureLog
 from router.live import AllocationFollower
 from router.memory import MemoryAssignments
-from router.rankers import Context, Ranker, make_ranker, top_k
+from router.rankers import Context, Ranker, is_model, make_ranker, top_k
 from router.routing import AssignmentRequest, Exposures, Routed, Router, carried
 from sluice.adapters.allocations import AllocationStore
 from sluice.adapters.assignments import AssignmentStore
@@ -28,6 +28,7 @@ __all__ = [
     "Router",
     "build",
     "carried",
+    "is_model",
     "make_ranker",
     "top_k",
 ]

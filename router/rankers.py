@@ -1,4 +1,4 @@
-"""Ranking rules, and the protocol that trained models implement as well. Pure: no I/O, no clock, no global state.
+"""Ranking rules. Pure: no I/O, no clock, no global state. Trained models are in `router.models`.
 
 A ranker scores the items of a slate with what it has been told by `observe` until then. Whoever drives it
 (a replay, a service) tells it an outcome only after the slate that the outcome belongs to has ended.
@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol
 
 from sluice.errors import ConfigError
 
-__all__ = ["RANKERS", "Affinity", "Context", "Popularity", "Random", "Ranker", "make_ranker", "top_k"]
+__all__ = ["RANKERS", "Affinity", "Context", "Popularity", "Random", "Ranker", "is_model", "make_ranker", "top_k"]
 
 PRIOR_IMPRESSIONS = 5.0
 """Weight of the overall click rate in an item's smoothed rate, in observations."""
@@ -34,7 +34,7 @@ class Context(NamedTuple):
 
 
 class Ranker(Protocol):
-    """What a variant ranks with. Scores order items within one slate; they need not be comparable across slates."""
+    """A rule that a variant ranks with. Scores order items within one slate; other slates may have other scales."""
 
     def rank(self, user_id: str, items: Sequence[str], context: Context) -> Sequence[float]:
         """One score an item, in the order of `items`, higher is better. Must not change what it has learned."""
@@ -148,10 +148,15 @@ RANKERS: dict[str, Callable[[int, Genres], Ranker]] = {
 """Name of a ranking rule → how it is made from (seed, genres of the items)."""
 
 
+def is_model(name: str) -> bool:
+    """Whether a variant's `ranker` names a registered model (`router.models`) and no rule."""
+    return name.startswith("models:")
+
+
 def make_ranker(name: str, seed: int, genres: Genres) -> Ranker:
-    """A fresh ranker that has observed nothing. Raises ConfigError when nobody knows `name`."""
+    """A fresh rule that has observed nothing. Raises ConfigError when nobody knows `name`."""
     if name not in RANKERS:
-        raise ConfigError(f"ranker: {name!r}: allowed are {', '.join(sorted(RANKERS))}")
+        raise ConfigError(f"ranker: {name!r}: allowed are {', '.join(sorted(RANKERS))} and models:/NAME@ALIAS")
     return RANKERS[name](seed, genres)
 
 

@@ -8,13 +8,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
-
 from producers.ratings import RatingsLog
-from producers.slates import cut_slates
+from producers.slates import cut_slates, slate_log
 from producers.sources import read_ratings
 from sluice.errors import ConfigError
-from sluice.features import SlateLog
 from training.dataset import MANIFEST, Dataset, load_dataset, write_dataset
 from training.texts import Texts, read_texts
 
@@ -72,7 +69,6 @@ def make_dataset(log: RatingsLog, texts: Texts, options: PrepareOptions) -> Data
     if not 0 < options.train_share < 1:
         raise ConfigError(f"--train-share: must lie in (0, 1), got {options.train_share:g}")
     slates = cut_slates(log, size=options.slate_size, top_k=min(_TOP_K, options.slate_size - 1), seed=options.seed)
-    rating = log.rating_milli[slates.rating].astype(np.int64)
     test_from = int(len(slates) * options.train_share)
     begin = int(slates.at_ms[test_from])
     tags: dict[str, list[str]] = {}
@@ -83,16 +79,7 @@ def make_dataset(log: RatingsLog, texts: Texts, options: PrepareOptions) -> Data
     return Dataset(
         name=log.name,
         fingerprint=fingerprint_of(log, texts, options),
-        log=SlateLog(
-            user=slates.user.astype(np.int64),
-            at_ms=slates.at_ms,
-            end_ms=slates.end_ms,
-            offsets=slates.offsets,
-            item=log.item[slates.rating].astype(np.int64),
-            liked=rating >= round(options.click_from * 1000),
-            rating_milli=rating,
-            items=log.items,
-        ),
+        log=slate_log(slates, round(options.click_from * 1000)),
         users=log.users,
         titles=texts.titles,
         genres=log.genres,

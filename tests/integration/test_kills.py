@@ -43,7 +43,7 @@ class Services:
 
     def __init__(self, settings: Settings, env: dict[str, str], folder: Path, seed: int) -> None:
         data = os.environ.get("SLUICE_DATA") if seed % 2 else None
-        data = data or "synthetic:slates=2000,users=60,random=0.3,popularity=0.4,affinity=0.5"
+        data = data or "synthetic:slates=2000,users=60,random=0.3,PolicyA=0.4,PolicyB=0.5"
         self._commands = {
             "replay": [
                 "replay", "--json", "--data", data, "--limit", str(SLATES), "--seed", str(seed), *FAULTS,

@@ -21,7 +21,7 @@ from sluice.names import ASSIGNMENTS, CLICKS, IMPRESSIONS, Keys
 from sluice.settings import Settings
 from stream_processors.recount import Recount, recount
 
-SMALL = ("--data", "synthetic:slates=400,users=30,random=0.4,popularity=0.5,affinity=0.6", "--seed", "3")
+SMALL = ("--data", "synthetic:slates=400,users=30,random=0.4,PolicyA=0.5,PolicyB=0.6", "--seed", "3")
 TWO = """
 experiments:
   - {name: first, unit: slate, variants: [{name: a, ranker: popularity}, {name: b, ranker: random}]}

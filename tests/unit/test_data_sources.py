@@ -105,8 +105,8 @@ def test_planted_rates_are_met_and_drift_is_straight() -> None:
     spec = parse_synthetic("synthetic:slates=6000,users=50,gap=10s,a=0.5,b=0.4..0.8")
     source = SyntheticSlates(spec, ["b", "a"], k=3, seed=4)
     clicks = np.zeros((6000, 2))
-    for slate in source.block(0, 6000):
-        items = source.shown(slate)
+    slates = source.block(0, 6000)
+    for slate, items in zip(slates, source.shown(slates), strict=True):
         for column, variant in enumerate(("a", "b")):
             clicks[slate.number, column] = np.mean([item.rating_milli >= LIKED_MILLI for item in items[variant]])
     assert clicks[:, 0].mean() == pytest.approx(0.5, abs=0.015)
@@ -146,7 +146,7 @@ def test_another_scale_of_ratings_has_its_own_click(tmp_path: Path) -> None:
     log = read_ratings(str(path), {"user": "u", "item": "i", "rating": "r", "time": "t"})
     slates = cut_slates(log, size=2, top_k=1)
     source = RankedSlates(slates, {"p": make_ranker("popularity", 0, {})}, k=1, liked_milli=1000)
-    best = [source.shown(slate)["p"][0].item_id for slate in source.block(0, 10)]
+    best = [shown["p"][0].item_id for shown in source.shown(source.block(0, 10))]
     assert best[2:] == ["b"] * 8
 
 

@@ -44,8 +44,8 @@ def shown_items(log: RatingsLog, number: int | None = None) -> list[dict[str, li
     )
     slates = source.block(0, len(source.at_ms))
     return [
-        {variant: [item.item_id for item in items] for variant, items in source.shown(slate).items()}
-        for slate in (slates if number is None else slates[: number + 1])
+        {variant: [item.item_id for item in items] for variant, items in shown.items()}
+        for shown in source.shown(slates if number is None else slates[: number + 1])
     ]
 
 
@@ -78,12 +78,12 @@ def test_a_slate_in_progress_is_not_known_yet() -> None:
     ranker = Popularity()
     source = RankedSlates(cut_slates(log, size=2, top_k=1), {"p": ranker}, k=1)
     first, second_slate, third = source.block(0, 3)
-    source.shown(first)
-    source.shown(second_slate)
+    source.shown([first])
+    source.shown([second_slate])
     assert ranker.overall == 0.5
-    source.shown(third)
+    source.shown([third])
     assert ranker.overall == (1 + 1) / (4 + 2)
-    assert source.shown(third)["p"][0].item_id == "0"
+    assert source.shown([third])[0]["p"][0].item_id == "0"
 
 
 def test_popularity_is_the_smoothed_click_rate() -> None:
@@ -150,7 +150,7 @@ def test_every_ranker_keeps_the_protocol(name: str) -> None:
 
 
 def test_an_unknown_ranker_is_named_with_what_is_allowed() -> None:
-    with pytest.raises(ConfigError, match="'best': allowed are affinity, popularity, random"):
+    with pytest.raises(ConfigError, match="'best': allowed are affinity, popularity, random and models:/NAME@ALIAS"):
         make_ranker("best", 0, {})
 
 
@@ -165,8 +165,8 @@ def test_on_real_ratings_each_rule_beats_the_one_before() -> None:
     slates = source.block(0, len(source.at_ms))
     late = int(0.6 * len(slates))
     hits = dict.fromkeys(RANKERS, 0)
-    for slate in slates:
-        for name, (best,) in source.shown(slate).items():
+    for slate, shown in zip(slates, source.shown(slates), strict=True):
+        for name, (best,) in shown.items():
             hits[name] += slate.number >= late and best.rating_milli >= LIKED_MILLI
     rates = {name: count / (len(slates) - late) for name, count in hits.items()}
     assert rates["random"] + 0.05 < rates["popularity"] < rates["affinity"]

@@ -13,9 +13,10 @@ from producers.cli import bundled_experiments
 from producers.service import ReplayOptions, candidates_of
 from producers.totals import Totals, result_of
 from sluice.cli import main
+from sluice.settings import Settings
 
-SOURCE = "synthetic:slates=1500,users=40,random=0.5,popularity=0.6,affinity=0.7"
-NAMES = ["random", "popularity", "affinity"]
+SOURCE = "synthetic:slates=1500,users=40,random=0.5,PolicyA=0.6,PolicyB=0.7"
+NAMES = ["random", "PolicyA", "PolicyB"]
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
@@ -31,10 +32,11 @@ def test_the_file_sums_to_the_truth_of_the_replay(tmp_path: Path, capsys: pytest
     assert code == 0
     table = parquet.read_table(file)
 
-    candidates = candidates_of(ReplayOptions(data=SOURCE, seed=3), bundled_experiments()[0], print)
-    totals = Totals()
-    for slate in candidates.block(0, 1500):
-        totals.add(result_of(slate.number, "random", candidates.shown(slate), ("click",)))
+    options, totals = ReplayOptions(data=SOURCE, seed=3), Totals()
+    with candidates_of(Settings(), options, bundled_experiments()[0], print) as candidates:
+        slates = candidates.block(0, 1500)
+        for slate, shown in zip(slates, candidates.shown(slates), strict=True):
+            totals.add(result_of(slate.number, "random", shown, ("click",)))
     for name in NAMES:
         assert table[f"clicks.{name}"].to_numpy().sum() == totals.true_clicks[name]
         assert table[f"shown.{name}"].to_numpy().sum() == totals.true_impressions[name]

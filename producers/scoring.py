@@ -1,0 +1,59 @@
+"""Trained models in a replay: every item of the log has its features, and a block of slates is one call a model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from producers.candidates import Floats
+from producers.slates import Slates, slate_log
+from router.models import ModelFollower, ModelSource, Served
+from sluice.adapters.mlflow import ModelVersion
+from sluice.errors import ConfigError
+from sluice.features import Catalogue, batch_features
+
+__all__ = ["LogModels"]
+
+Features = NDArray[np.float32]
+
+
+class LogModels:
+    """Scores the slates of one log with the registered models of its variants (port `Scorer`). Close it.
+
+    The features of the whole log are made in one pass, point in time: those of a slate rest on what had ended when it
+    was requested. They belong to the catalogue of a model; models with equal ones share them.
+    """
+
+    def __init__(self, slates: Slates, liked_milli: int, source: ModelSource, variants: Mapping[str, str]) -> None:
+        """`variants`: name → `models:/…`. Raises ConfigError and TransportError as `ModelFollower` does."""
+        self.variants: Sequence[str] = tuple(variants)
+        self._log = slate_log(slates, liked_milli)
+        self._name = slates.log.name
+        self._made: list[tuple[Catalogue, Features]] = []
+        self._features: dict[ModelVersion, Features] = {}
+        self._follower = ModelFollower(source, variants, prepare=self._prepare)
+
+    def scores(self, first: int, last: int) -> Mapping[str, Floats]:
+        """Variant → scores of all items of the slates first … last, by the versions in force now."""
+        rows = slice(self._log.offsets[first], self._log.offsets[last + 1])
+        in_force = self._follower.in_force
+        by_version = {version: model.score(self._features[version][rows]) for version, model in set(in_force.values())}
+        return {name: by_version[served.version] for name, served in in_force.items()}
+
+    def close(self) -> None:
+        """Stop following the aliases."""
+        self._follower.close()
+
+    def _prepare(self, served: Served) -> None:
+        """Features for `served`, before it scores."""
+        catalogue = served.model.catalogue
+        made = next((features for known, features in self._made if known == catalogue), None)
+        if made is None:
+            try:
+                made = batch_features(self._log, catalogue)
+            except ValueError as error:
+                raise ConfigError(f"{self._name}: trained models cannot rank it: {error}") from error
+            self._made.append((catalogue, made))
+        self._features[served.version] = made
