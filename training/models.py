@@ -72,7 +72,7 @@ class Trained:
     validation: Mapping[str, float]
     """Figures on the last part of the train period, of the model fitted without it"""
     importance: Mapping[str, float] = field(default_factory=dict)
-    """Feature → mean size of what it adds to the log odds, largest first; empty for models without features"""
+    """Feature → mean size of what it adds to the log odds, largest first"""
     seconds: float = 0.0
 
 

@@ -16,11 +16,15 @@ import numpy as np
 from scipy import sparse
 
 from sluice.features import release_year
-from sluice.features.definition import Floats, Ints
+from sluice.features.definition import PRIOR_RATING, WEIGHT, Floats, Ints
+from sluice.models import Linear
 from training.dataset import Dataset
 from training.models import Examples, validation_split
 
-__all__ = ["ContentBased", "ItemBased", "fit_content_based", "fit_item_based"]
+__all__ = ["INPUTS", "ContentBased", "ItemBased", "Recommender", "fit_content_based", "fit_item_based"]
+
+INPUTS = ("similarity", "item_mean", "user_rating")
+"""What the calibration sees."""
 
 MAX_HISTORY = 500
 """Latest ratings of a user that count."""
@@ -31,62 +35,82 @@ _BLOCK = 256
 
 
 @dataclass(frozen=True, eq=False)
-class _Recommender(ABC):
+class Recommender(ABC):
+    """Similarity to what the user rated, calibrated to P(click)."""
+
     item_mean: Floats
     """(i,) mean level of the item's ratings in training, in stars above their raters' means"""
-    calibration: Any
+    calibration: Linear | None
+    """On the columns of `inputs`; None while it is not fitted"""
 
     def predict(self, examples: Examples, slates: Ints) -> Floats:
         """P(click) of the rows of `slates`."""
-        return np.asarray(self.calibration.predict_proba(self.inputs(examples, slates))[:, 1])
+        return self.score(self.inputs(examples, slates))
+
+    def score(self, inputs: Floats) -> Floats:
+        """inputs: (m, 3) as `inputs` makes them. Returns (m,) P(click)."""
+        assert self.calibration is not None
+        return self.calibration.score(inputs)
 
     def inputs(self, examples: Examples, slates: Ints) -> Floats:
-        """(m, 3) similarity score, the item's mean, the user's mean."""
-        rows = examples.data.rows(slates)
-        score = self.similarity(examples.data, slates)
+        """(m, 3) similarity score, the item's mean, the user's mean: `INPUTS`."""
+        data = examples.data
+        rows, sizes = data.rows(slates), np.diff(data.log.offsets)
+        similarity = [
+            self.similarity(history, np.repeat(np.arange(len(block)), sizes[block]), data.log.item[data.rows(block)])
+            for block, history in _histories(data, slates)
+        ]
         return np.column_stack([
-            score, self.item_mean[examples.data.log.item[rows]], examples.column("user_rating")[rows],
+            np.concatenate(similarity), self.item_mean[data.log.item[rows]], examples.column("user_rating")[rows],
         ])  # fmt: skip
 
+    def inputs_of(self, items: Ints, stars: Floats, candidates: Ints) -> Floats:
+        """The same for one slate. items: (n,) what the user rated with `stars`, latest last; candidates: (c,).
+
+        Items are codes, −1 for unknown ones.
+        """
+        latest, levels = items[-MAX_HISTORY:], stars[-MAX_HISTORY:]
+        levels = levels - (levels.mean() if len(levels) else 0.0)
+        latest, levels = latest[latest >= 0], levels[latest >= 0]
+        history = sparse.csr_matrix((levels, latest, [0, len(latest)]), shape=(1, len(self.item_mean)))
+        found = candidates >= 0
+        known = candidates[found]
+        table = np.zeros((len(candidates), len(INPUTS)))
+        table[found, 0] = self.similarity(history, np.zeros(len(known), dtype=np.int64), known)
+        table[found, 1] = self.item_mean[known]
+        mean = (1000 * stars.sum() + WEIGHT * PRIOR_RATING) / (len(stars) + WEIGHT) / 1000
+        table[:, 2] = np.float32(mean)  # as in the table of features
+        return table
+
     @abstractmethod
-    def similarity(self, data: Dataset, slates: Ints) -> Floats:
-        """(m,) of the slates' rows to the histories of their users."""
+    def similarity(self, history: Any, row: Ints, item: Ints) -> Floats:
+        """(m,) of items to histories. history: (b, i) sparse, stars above the user's mean; row: (m,) which of them."""
 
 
 @dataclass(frozen=True, eq=False)
-class ItemBased(_Recommender):
+class ItemBased(Recommender):
     """Items are similar when the same users rate them alike."""
 
     similar: Any
     """(i, i) sparse: row j holds j's similarity to its nearest neighbours"""
 
-    def similarity(self, data: Dataset, slates: Ints) -> Floats:
-        scores = []
-        for block, history in _histories(data, slates):
-            near = history @ self.similar
-            weight = abs(history).sign() @ abs(self.similar)
-            sizes = np.diff(data.log.offsets)[block]
-            row, item = np.repeat(np.arange(len(block)), sizes), data.log.item[data.rows(block)]
-            scores.append(_at(near, row, item) / (_at(weight, row, item) + 1.0))
-        return np.concatenate(scores)
+    def similarity(self, history: Any, row: Ints, item: Ints) -> Floats:
+        near = history @ self.similar
+        weight = abs(history).sign() @ abs(self.similar)
+        return np.asarray(_at(near, row, item) / (_at(weight, row, item) + 1.0))
 
 
 @dataclass(frozen=True, eq=False)
-class ContentBased(_Recommender):
+class ContentBased(Recommender):
     """Items are similar when their titles, tags and genres are."""
 
     terms: Any
     """(i, t) sparse TF-IDF rows of length 1"""
 
-    def similarity(self, data: Dataset, slates: Ints) -> Floats:
-        scores = []
-        for block, history in _histories(data, slates):
-            sizes = np.diff(data.log.offsets)[block]
-            profile = (history @ self.terms)[np.repeat(np.arange(len(block)), sizes)]
-            score = np.asarray(profile.multiply(self.terms[data.log.item[data.rows(block)]]).sum(axis=1)).ravel()
-            length = np.repeat(np.diff(history.indptr), sizes)
-            scores.append(score / np.sqrt(length + SHRINKAGE))
-        return np.concatenate(scores)
+    def similarity(self, history: Any, row: Ints, item: Ints) -> Floats:
+        profile = (history @ self.terms)[row]
+        score = np.asarray(profile.multiply(self.terms[item]).sum(axis=1)).ravel()
+        return np.asarray(score / np.sqrt(np.diff(history.indptr)[row] + SHRINKAGE))
 
 
 def fit_item_based(examples: Examples, train: Ints, seed: int = 0) -> ItemBased:
@@ -121,13 +145,14 @@ def _text(data: Dataset, item: str) -> str:
     return f"{words} {genres} {data.tags.get(item, '')}".strip()
 
 
-def _calibrate(model: _Recommender, examples: Examples, slates: Ints, seed: int) -> Any:
+def _calibrate(model: Recommender, examples: Examples, slates: Ints, seed: int) -> Linear:
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
     pipeline = make_pipeline(StandardScaler(), LogisticRegression(random_state=seed))
-    return pipeline.fit(model.inputs(examples, slates), examples.liked[examples.data.rows(slates)])
+    scaler, regression = pipeline.fit(model.inputs(examples, slates), examples.liked[examples.data.rows(slates)])
+    return Linear(scaler.mean_, scaler.scale_, regression.coef_[0], float(regression.intercept_[0]))
 
 
 def _levels(data: Dataset, slates: Ints) -> Any:

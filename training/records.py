@@ -4,29 +4,24 @@ from __future__ import annotations
 
 import json
 import math
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import mlflow
 import numpy as np
-import pandas as pd
 from mlflow.entities import Dataset as DatasetEntity
 from mlflow.entities import DatasetInput, InputTag
-from mlflow.models import ModelSignature
-from mlflow.types import ColSpec, Schema
 
-from sluice.adapters.mlflow import ARTIFACT
-from sluice.models import TrainedModel, write_model
 from training.dataset import Dataset
 from training.evaluate import Figures
+from training.flavors import log_files
 from training.metrics import Scored
 from training.model_charts import confusion_chart, importance_chart
-from training.models import Examples, FeatureModel, Trained
+from training.models import Examples, Trained
 from training.tracking import LoggedModel, Subject, Tracking, environment
 
-__all__ = ["ABOUT", "log_baseline", "log_input", "log_model", "requirements", "test_metrics"]
+__all__ = ["ABOUT", "log_baseline", "log_input", "log_model", "test_metrics"]
 
 ABOUT = {
     "PolicyA": "Logistic regression on point-in-time features.",
@@ -43,7 +38,6 @@ _METHOD = (
     "with 95 % (bootstrap over users). `validation_…` are of the last fifth of the train part, of the model fitted "
     "without it."
 )
-_EXAMPLE_ROWS = 10
 
 
 def test_metrics(figures: Figures) -> dict[str, float]:
@@ -72,22 +66,20 @@ def log_input(tracking: Tracking, run_id: str, data: Dataset, place: Path) -> No
 def log_model(
     tracking: Tracking, parent: str, subject: Subject, examples: Examples, place: Path, one: Trained, scored: Scored,
     figures: Figures,
-) -> LoggedModel | None:  # fmt: skip
-    """The run of a model. scored, figures: of the test part. None when the model cannot be kept as files."""
+) -> LoggedModel:  # fmt: skip
+    """The run of a model. scored, figures: of the test part."""
     tags = {"sluice.model": one.name, "sluice.model_kind": ABOUT[one.name]}
     note = f"**{one.name}** on {subject.dataset}. {ABOUT[one.name]}\n\n{_METHOD}"
     with tracking.run(one.name, "model", subject, note=note, tags=tags, parent=parent) as run_id:
         log_input(tracking, run_id, examples.data, place)
         mlflow.log_params({**one.params, "data": subject.dataset, "fingerprint": subject.fingerprint})
-        model_id = _log_files(one, examples, subject)
+        model_id = log_files(one, examples, subject)
         metrics = test_metrics(figures) | {"seconds": one.seconds}
         metrics |= {f"validation_{name}": value for name, value in one.validation.items()}
         mlflow.log_metrics(_defined(metrics), model_id=model_id)
         mlflow.log_dict(environment(), "environment.json")
         _log_importance(one)
         _log_confusion(one.name, scored)
-        if model_id is None:
-            return None
         logged = LoggedModel(run_id, f"models:/{model_id}")
         mlflow.set_tag("sluice.model_uri", logged.model_uri)
         return logged
@@ -100,38 +92,10 @@ def log_baseline(tracking: Tracking, parent: str, subject: Subject, name: str, f
         mlflow.log_metrics(test_metrics(figures))
 
 
-def _log_files(one: Trained, examples: Examples, subject: Subject) -> str | None:
-    """The model itself, with signature and input example; its id."""
-    if not isinstance(one.model, FeatureModel):
-        return None
-    about = {"data": subject.dataset, "fingerprint": subject.fingerprint, "seed": str(subject.seed)}
-    rows = examples.data.rows(examples.data.test)[:_EXAMPLE_ROWS]
-    columns = Schema([ColSpec("double", name) for name in examples.names])
-    with tempfile.TemporaryDirectory() as folder:
-        files = Path(folder) / ARTIFACT
-        write_model(files, TrainedModel(one.name, one.model.model, examples.data.catalogue, about))
-        logged = mlflow.pyfunc.log_model(
-            name=one.name,
-            python_model=str(Path(__file__).with_name("pyfunc_policy.py")),
-            artifacts={ARTIFACT: str(files)},
-            signature=ModelSignature(columns, Schema([ColSpec("double", "p_click")])),
-            input_example=pd.DataFrame(examples.features[rows].astype(np.float64), columns=list(examples.names)),
-            pip_requirements=requirements("numpy", "scipy", "pandas", "lightgbm"),
-        )
-    return str(logged.model_id)
-
-
-def requirements(*packages: str) -> list[str]:
-    """Given, for MLflow would find them out by running the model in a process of its own."""
-    known = environment()
-    return [f"{name}=={known[name]}" for name in ("sluice-experiments", "mlflow", *packages) if name in known]
-
-
 def _log_importance(one: Trained) -> None:
-    if one.importance:
-        mlflow.log_figure(importance_chart(one.name, one.importance), "feature_importance.png")
-        lines = [f"{name},{size!r}" for name, size in one.importance.items()]
-        mlflow.log_text("\n".join(["feature,importance", *lines, ""]), "feature_importance.csv")
+    mlflow.log_figure(importance_chart(one.name, one.importance), "feature_importance.png")
+    lines = [f"{name},{size!r}" for name, size in one.importance.items()]
+    mlflow.log_text("\n".join(["feature,importance", *lines, ""]), "feature_importance.csv")
 
 
 def _log_confusion(name: str, scored: Scored) -> None:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from training.dataset import Dataset
 from training.evaluate import compare, evaluate, figures
-from training.tracking import LoggedModel, Subject, Tracking, TrainingRun
+from training.tracking import Subject, Tracking, TrainingRun
 from training.train import train_all
 
 __all__ = ["Session", "run_training"]
@@ -57,12 +57,11 @@ def run_training(
         report["features_per_second"] = round(len(examples.features) / feature_seconds)
         report["train_slates"], report["test_slates"] = len(data.train), len(data.test)
         progress("MLflow")
-        models: dict[str, LoggedModel] = {}
-        for one in trained:
-            logged = log_model(tracking, parent, subject, examples, place, one, results[one.name], found[one.name])
-            if logged is not None:
-                models[one.name] = logged
-        for name in [name for name in found if name not in {one.name for one in trained}]:
+        models = {
+            one.name: log_model(tracking, parent, subject, examples, place, one, results[one.name], found[one.name])
+            for one in trained
+        }
+        for name in [name for name in found if name not in models]:
             log_baseline(tracking, parent, subject, name, found[name])
     return Session(TrainingRun(parent, models), report)
 

@@ -21,18 +21,12 @@ from sluice.features import VERSION
 from sluice.settings import Settings, masked_url
 
 __all__ = [
-    "EXPERIMENT",
-    "LoggedModel",
-    "Subject",
-    "Tracking",
-    "TrainingRun",
-    "environment",
-    "find_training",
-    "log_report",
-]
+    "EXPERIMENT", "LoggedModel", "Subject", "Tracking", "TrainingRun", "environment", "find_training", "log_report",
+    "requirements",
+]  # fmt: skip
 
 EXPERIMENT = "movielens_ctr"
-PACKAGES = ("lightgbm", "mlflow", "numpy", "optuna", "pandas", "scikit-learn", "scipy", "sluice-experiments")
+PACKAGES = ("lightgbm", "mlflow", "numpy", "optuna", "pandas", "pyarrow", "scikit-learn", "scipy", "sluice-experiments")
 _QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",  # nobody is told what is trained here
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
@@ -205,6 +199,12 @@ def environment() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return found
+
+
+def requirements(*packages: str) -> list[str]:
+    """Of a logged model, as installed here. Given, for MLflow would find them out by running the model."""
+    known = environment()
+    return [f"{name}=={known[name]}" for name in ("sluice-experiments", "mlflow", *packages) if name in known]
 
 
 def _knock(uri: str) -> None:

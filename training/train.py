@@ -23,7 +23,7 @@ from training.models import (
     fit_policy_b,
     validation_split,
 )
-from training.recommenders import fit_content_based, fit_item_based
+from training.recommenders import INPUTS, Recommender, fit_content_based, fit_item_based
 
 __all__ = ["MODELS", "scored", "train_all", "train_one"]
 
@@ -107,9 +107,14 @@ def scored(examples: Examples, slates: Ints, score: Floats, *, is_probability: b
 
 
 def _importance(model: Model, examples: Examples, train: Ints) -> dict[str, float]:
-    if not isinstance(model, FeatureModel):
-        return {}
     rows = examples.data.rows(train)
     sample = rows[:: max(len(rows) // _IMPORTANCE_ROWS, 1)]
-    size = np.abs(model.contributions(examples.features[sample])).mean(axis=0)
-    return {examples.names[place]: float(size[place]) for place in np.argsort(-size, kind="stable")}
+    if isinstance(model, FeatureModel):
+        columns, parts = examples.names, model.contributions(examples.features[sample])
+    elif isinstance(model, Recommender) and model.calibration is not None:
+        some = train[:: max(len(rows) // _IMPORTANCE_ROWS, 1)]
+        columns, parts = INPUTS, model.calibration.contributions(model.inputs(examples, some))
+    else:
+        return {}
+    size = np.abs(parts).mean(axis=0)
+    return {columns[place]: float(size[place]) for place in np.argsort(-size, kind="stable")}

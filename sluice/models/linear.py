@@ -11,6 +11,7 @@ from scipy.special import expit
 __all__ = ["Linear"]
 
 Floats = NDArray[np.float64]
+Features = NDArray[np.float32] | Floats
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,16 +26,17 @@ class Linear:
     """(f,)"""
     intercept: float
 
-    def score(self, features: NDArray[np.float32]) -> Floats:
+    def score(self, features: Features) -> Floats:
         """features (m, f) → (m,) P(click)"""
         return np.asarray(expit(self.log_odds(features)))
 
-    def log_odds(self, features: NDArray[np.float32]) -> Floats:
+    def log_odds(self, features: Features) -> Floats:
         """(m,). Equal rows have equal log odds, whatever stands in the rows around them."""
         slope = self.weights / self.scale
-        # A matrix product may round by where a row lies in the batch; einsum sums every row alike.
-        return np.asarray(np.einsum("ij,j->i", features, slope) + (self.intercept - float(self.mean @ slope)))
+        # A matrix product may round by where a row lies in the batch; einsum sums contiguous rows alike.
+        sums = np.einsum("ij,j->i", np.ascontiguousarray(features), slope)
+        return np.asarray(sums + (self.intercept - float(self.mean @ slope)))
 
-    def contributions(self, features: NDArray[np.float32]) -> Floats:
+    def contributions(self, features: Features) -> Floats:
         """(m, f) what each feature adds to the log odds, against its mean in training"""
         return np.asarray((features - self.mean) * (self.weights / self.scale))

@@ -55,6 +55,7 @@ def test_the_log_odds_are_those_of_the_formula_and_do_not_depend_on_the_batch() 
     np.testing.assert_allclose(model.log_odds(table), expected, rtol=1e-9, atol=1e-9)
     single = np.concatenate([model.log_odds(row[None]) for row in table])
     assert single.tobytes() == model.log_odds(table).tobytes()
+    assert model.log_odds(np.asfortranarray(table)).tobytes() == single.tobytes()
     np.testing.assert_allclose(model.intercept + model.contributions(table).sum(axis=1), expected, rtol=1e-9, atol=1e-9)
 
 
