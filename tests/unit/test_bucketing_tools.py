@@ -208,10 +208,17 @@ def test_launchdarkly_weights_are_hundred_thousandths_and_the_end_is_excluded() 
     assert drawing(Bucketing(algorithm="launchdarkly", seed="key.salt"), weights)("userkey") == "this"
 
 
+def test_launchdarkly_widths_are_the_doubles_of_its_weights() -> None:
+    # ldclient/impl/evaluator_common.py: `sum += wv.weight / 100000.0`; 33.333 / 100 is not always that double.
+    width = ALGORITHMS["launchdarkly"].width
+    assert all(width(weight / 1000) == weight / 100000.0 for weight in range(0, 100_001, 7))
+
+
 @pytest.mark.parametrize("algorithm", ["planout", "launchdarkly"])
 def test_the_largest_sha1_bucket_is_one_and_belongs_to_the_last_variant(algorithm: AlgorithmName) -> None:
     # launchdarkly/python-server-sdk, ldclient/impl/evaluator_common.py: "put the context in the last bucket"
     assert ALGORITHMS[algorithm].told(2**60 - 1) == 1.0
+    assert ALGORITHMS[algorithm].place(2**60 - 1) < 1
     assert picker(Bucketing(algorithm=algorithm), [33, 33, 34])(2**60 - 1) == 2
 
 
@@ -353,6 +360,20 @@ def test_gates_leave_the_variant_alone() -> None:
         unit = f"u{index}"
         shard = told("eppo", "traffic", unit)
         assert gated(unit) == (open_to_all(unit) if shard < 2000 or shard >= 6000 else None)
+
+
+def test_gates_are_half_open() -> None:
+    at = place("optimizely", "group", "u1")
+    for ranges, through in [(((at, 1.0),), True), (((0.0, at),), False)]:
+        draw = drawing(Bucketing(algorithm="optimizely", gates=(Gate(seed="group", ranges=ranges),)), {"a": 100})
+        assert (draw("u1") == "a") is through
+
+
+def test_the_salt_is_the_seed_where_none_is_given() -> None:
+    weights, units = {"a": 50, "b": 50}, [str(index) for index in range(100)]
+    by_salt = drawing(Bucketing(algorithm="eppo"), weights, salt="one")
+    by_seed = drawing(Bucketing(algorithm="eppo", seed="one"), weights, salt="other")
+    assert [*map(by_salt, units)] == [*map(by_seed, units)]
 
 
 @pytest.mark.parametrize(

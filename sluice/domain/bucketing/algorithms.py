@@ -75,6 +75,10 @@ class Algorithm(NamedTuple):
     by_name: bool = False
     """Variants lie in order of name; otherwise in the order they are given."""
 
+    def place(self, integer: int) -> float:
+        """`integer` of `hasher` → place in [0, 1); the few that a double would round to 1 lie just below."""
+        return min((integer - self.first) / self.buckets, _BELOW_ONE)
+
 
 def _itself(number: float) -> float:
     return number
@@ -174,7 +178,7 @@ def told(algorithm: AlgorithmName, seed: str, unit: str) -> float:
 
 def place(algorithm: AlgorithmName, seed: str, unit: str) -> float:
     """Place of `unit` in [0, 1): the same scale for all tools. Raises as `number`."""
-    return _place(ALGORITHMS[algorithm], number(algorithm, seed, unit))
+    return ALGORITHMS[algorithm].place(number(algorithm, seed, unit))
 
 
 def drawing(bucketing: Bucketing, weights: Mapping[str, float], salt: str = "") -> Callable[[str], str | None]:
@@ -236,11 +240,7 @@ def _gate(gate: Gate, algorithm: AlgorithmName) -> Callable[[str], bool]:
     hasher = rule.hasher(gate.seed)
 
     def passes(unit: str) -> bool:
-        at = _place(rule, hasher(unit))
+        at = rule.place(hasher(unit))
         return any(start <= at < end for start, end in gate.ranges)
 
     return passes
-
-
-def _place(rule: Algorithm, integer: int) -> float:
-    return min((integer - rule.first) / rule.buckets, _BELOW_ONE)
