@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from analyzer.engine import Case, Previous, decide_many
 from analyzer.journal import Journal
 from analyzer.totals import Totals, parse_snapshot
-from sluice.adapters import catalogue
 from sluice.adapters.allocations import AllocationStore
+from sluice.adapters.catalogue import Catalogue
 from sluice.adapters.kafka import KafkaError, KafkaException, Message, Producer, producer, wait_for_broker
 from sluice.adapters.reader import TopicReader
 from sluice.adapters.redis import wait_for_redis
@@ -73,7 +73,7 @@ class Analyzer:
 
     def _forget(self) -> None:
         self._totals = Totals()
-        self._experiments: dict[str, Experiment] = {}
+        self._catalogue = Catalogue()
         self._changed: set[str] = set()
         self._standby: dict[str, float | None] = {}
         self._undefined: set[str] = set()
@@ -103,12 +103,12 @@ class Analyzer:
                 self._store_allocations()
 
     def _resume(self, journal: Journal) -> None:
-        self._changed |= self._experiments.keys()
-        for name in self._experiments:
+        self._changed |= self._catalogue.experiments.keys()
+        for name in self._catalogue.experiments:
             last = journal.recall(name)
             if last is not None:  # Redis may have been emptied, or the last process died in between
                 self._unstored[name] = (last.allocation_version, last.allocation)
-        log.info("analyzing %d experiments, %d decided before", len(self._experiments), len(self._unstored))
+        log.info("analyzing %d experiments, %d decided before", len(self._catalogue.experiments), len(self._unstored))
 
     def _read_stats(self, reader: TopicReader) -> None:
         bad: list[tuple[Message, InvalidEvent]] = []
@@ -162,14 +162,9 @@ class Analyzer:
 
     def _read_experiments(self, reader: TopicReader) -> None:
         for message in reader.poll(0):
-            key, value = message.key() or b"", message.value()
-            if value is None:
-                self._experiments.pop(key.decode(errors="replace"), None)
-                continue
-            experiment = catalogue.parse(key, value)
-            if experiment is not None:
-                self._experiments[experiment.name] = experiment
-                self._changed.add(experiment.name)
+            name = self._catalogue.take(message)
+            if name is not None:
+                self._changed.add(name)
 
     def _read_journal(self, journal: Journal) -> None:
         accepted, others = journal.poll()
@@ -206,12 +201,15 @@ class Analyzer:
 
     def _case(self, name: str, journal: Journal) -> Case | None:
         """What to decide from; None when there is nothing to decide on, or not yet (then it stays changed)."""
-        experiment = self._experiments.get(name)
+        experiment = self._catalogue.experiments.get(name)
         if experiment is None:
             if name in self._totals.experiments and name not in self._undefined:
                 self._undefined.add(name)
                 log.warning("experiment %s is counted but not defined: no decisions", name)
             self._changed.discard(name)
+            return None
+        if experiment.state.status != "running":
+            self._changed.discard(name)  # a change of its status brings it back
             return None
         if not journal.settled(name):
             return None

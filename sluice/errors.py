@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-__all__ = ["ConfigError", "Fenced", "InvalidEvent", "LogTruncated", "ModelUnusable", "SluiceError", "TransportError"]
+__all__ = ["ConfigError", "Conflict", "Fenced", "InvalidEvent", "LogTruncated", "ModelUnusable", "SluiceError"]
+__all__ += ["TransportError"]
 
 
 class SluiceError(Exception):
@@ -11,6 +12,10 @@ class SluiceError(Exception):
 
 class ConfigError(SluiceError):
     """Wrong use or wrong configuration: print the line, exit 2."""
+
+
+class Conflict(ConfigError):
+    """What was to be changed is not as it was thought to be: look again, and repeat if it is still wanted."""
 
 
 class InvalidEvent(SluiceError):

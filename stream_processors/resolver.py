@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from sluice.adapters import catalogue
 from sluice.adapters.assignments import AssignmentStore
+from sluice.adapters.catalogue import Catalogue, load
 from sluice.adapters.kafka import (
     Consumer,
     KafkaError,
@@ -135,16 +135,14 @@ class _Experiments:
 
     def __init__(self, settings: Settings) -> None:
         self._changes = TopicReader(settings, EXPERIMENTS, from_start=False)
-        self._known = catalogue.load(settings)
+        self._catalogue = Catalogue()
+        self._catalogue.experiments = load(settings)
 
     def now(self) -> list[Experiment]:
+        """Those that give assignments."""
         for message in self._changes.poll(0):
-            experiment = catalogue.parse(message.key(), message.value()) if message.value() is not None else None
-            if experiment is not None:
-                self._known[experiment.name] = experiment
-            elif message.value() is None:
-                self._known.pop((message.key() or b"").decode("utf-8", "replace"), None)
-        return list(self._known.values())
+            self._catalogue.take(message)
+        return [e for e in self._catalogue.experiments.values() if e.state.status == "running"]
 
     def __enter__(self) -> _Experiments:
         return self

@@ -30,7 +30,7 @@ from sluice.domain.events import (
     StatsCell,
     VariantResult,
 )
-from sluice.domain.experiment import Experiment, config_hash
+from sluice.domain.experiment import Experiment, config_hash, configuration
 from sluice.errors import InvalidEvent
 
 __all__ = ["Case", "Previous", "Snapshot", "decide", "decide_many", "recompute"]
@@ -156,7 +156,7 @@ def _decision(case: Case, memory: Memory, figures: Evaluation) -> DecisionMade:
         at_ms=snapshot.at_ms,
         offsets={str(partition): snapshot.offsets[partition] for partition in sorted(snapshot.offsets)},
         config_hash=config_hash(experiment),
-        config=msgspec.to_builtins(experiment),
+        config=configuration(experiment),
         seed=experiment.seed,
         evidence=snapshot.cells,
         results=results,

@@ -61,7 +61,11 @@ class TopicReader:
     @property
     def caught_up(self) -> bool:
         """True once everything that was in the topic at construction has been returned."""
-        return all(self._position(p) >= end for p, end in self.ends.items())
+        return all(self.reached(p, end) for p, end in self.ends.items())
+
+    def reached(self, partition: int, offset: int) -> bool:
+        """True once every record of the partition before `offset` has been returned."""
+        return self._position(partition) >= offset
 
     def rest(self, idle_s: float = 30.0) -> Iterator[Message]:
         """What the topic held at construction and `poll` has not returned. Then `caught_up` is true.

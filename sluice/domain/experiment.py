@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 import msgspec
@@ -15,8 +15,12 @@ import yaml
 from msgspec import Meta, Struct
 
 from sluice.domain.allocation import equal_percents
+from sluice.domain.audience import MAX_RULES, Forced, Holdout, Layer, Rule, Share, problem_between, problem_with
+from sluice.domain.bucketing import ALGORITHMS, AlgorithmName, Bucketing, Gate, drawing
 from sluice.domain.events import UnitKind
+from sluice.domain.experiment_parts import MAX_TTL_S, Bandit, Guardrail, Stopping, Variant
 from sluice.domain.segments import MAX_KEY
+from sluice.domain.status import State
 from sluice.errors import ConfigError
 
 __all__ = [
@@ -25,72 +29,15 @@ __all__ = [
     "Guardrail",
     "Stopping",
     "Variant",
+    "check_together",
     "config_hash",
+    "configuration",
     "load_experiment",
     "load_experiments",
 ]
 
 MAX_FILE_BYTES = 1_000_000
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}\Z")
-
-MAX_TTL_S = 10 * 365 * 24 * 3600
-Weight = Annotated[float, Meta(ge=0.02, le=1e12)]
-
-
-class Variant(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One arm: a ranker known to the router, by name. `share` is its starting share in whole percents."""
-
-    name: str
-    ranker: str = ""
-    """Defaults to `name`."""
-    share: Annotated[int, Meta(ge=0, le=100)] | None = None
-
-
-class Bandit(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How traffic moves, once every variant has enough (`Stopping.least_units`). `fixed` never moves it."""
-
-    policy: Literal["thompson", "top-two", "fixed"] = "thompson"
-    floor: Annotated[float, Meta(ge=0, le=0.5)] = 0.05
-    """Smallest share of a variant, so that every variant stays measured."""
-    prior: tuple[Weight, Weight] = (1.0, 1.0)
-    """Beta prior of a rate: (successes, failures)."""
-    half_life_s: Annotated[int, Meta(ge=1, le=MAX_TTL_S)] | None = None
-    """For rates that drift: evidence so old (event time) counts half as much in the posteriors, which move the
-    traffic. Confidence sequences rest on all of it."""
-    window_s: Annotated[int, Meta(ge=1, le=MAX_TTL_S)] | None = None
-    """The same with a sharp edge: older evidence does not move traffic. Not together with `half_life_s`."""
-    min_change: Annotated[int, Meta(ge=1, le=50)] = 2
-    """Percentage points by which some share must change before a new allocation is published."""
-    reserve: Annotated[float, Meta(ge=0, le=0.5)] = 0.0
-    """Share of units that the bandit never reaches: they are drawn uniformly, for an honest comparison beside it."""
-
-
-class Stopping(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """When a verdict is given. `sequential` bounds the share of wrong calls however often somebody looks."""
-
-    rule: Literal["sequential", "bayesian"] = "sequential"
-    alpha: Annotated[float, Meta(gt=0, le=0.5)] = 0.05
-    """Share of experiments without a difference in which one may ever be called (`sequential`)."""
-    planned_effect: Annotated[float, Meta(ge=1e-12, le=1e12)] | None = None
-    """Absolute difference that the experiment is planned for; 0.05 for rates. It makes intervals tightest there."""
-    rope: Annotated[float, Meta(gt=0, le=1e12)] | None = None
-    """Differences up to this (absolute, both ways) do not matter: once all are known to be smaller, `stop`."""
-    p_best: Annotated[float, Meta(gt=0.5, lt=1)] = 0.99
-    """Probability of being the best that a winner needs (`bayesian`)."""
-    expected_loss: Annotated[float, Meta(gt=0, le=1e12)] = 0.001
-    """What choosing the winner for good may cost on average, in the metric's unit (both rules)."""
-    least_units: Annotated[int, Meta(ge=2)] = 20
-    """Effective units every variant needs before traffic moves and before any verdict but `insufficient-data`."""
-    least_outcomes: Annotated[int, Meta(ge=1)] = 20
-    """The same for impressions with the outcome, and for those without it."""
-
-
-class Guardrail(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """An outcome whose rate per impression must not get worse than the control's by more than `margin` (absolute)."""
-
-    outcome: str
-    margin: Annotated[float, Meta(ge=1e-12, le=1)]
-    better: Literal["higher", "lower"] = "higher"
 
 
 class Experiment(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -116,6 +63,20 @@ class Experiment(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Attributes of requests by whose values the counts are also kept apart (`sluice.domain.segments`)."""
     bandit: Bandit = Bandit()
     stopping: Stopping = Stopping()
+    targeting: Annotated[tuple[Rule, ...], Meta(max_length=MAX_RULES)] = ()
+    """Rules on attributes of requests; where one does not hold, the unit is outside."""
+    traffic: Share = 1.0
+    """Share of the eligible units that takes part. Growing it keeps everybody who does."""
+    layer: Layer | None = None
+    holdout: Holdout | None = None
+    forced: Annotated[tuple[Forced, ...], Meta(max_length=MAX_RULES)] = ()
+    assignment: Literal["sticky", "rollout"] = "sticky"
+    """`sticky`: a unit keeps its variant, and only new units follow new shares. `rollout`, for two variants: all units
+    follow, and only as many move as must; a moved unit stays in its first variant for the evidence."""
+    bucketing: Bucketing = Bucketing()
+    """How units are placed: Sluice's own way, or that of another tool, bit for bit."""
+    state: State = State()
+    """Written by `sluice experiment start|pause|stop|ship`, and no part of the configuration."""
 
     @property
     def planned_effect(self) -> float:
@@ -150,9 +111,41 @@ class _UniqueKeys(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+_LATER = {
+    field.name: field.default
+    for field in msgspec.structs.fields(Experiment)
+    if field.name in ("targeting", "traffic", "layer", "holdout", "forced", "assignment", "bucketing")
+}
+"""Fields that came later, with their defaults: where nothing else is said, what was hashed before hashes the same"""
+
+
+def configuration(experiment: Experiment) -> dict[str, Any]:
+    """What was configured, without the state: the part of an experiment that evidence belongs to."""
+    told: dict[str, Any] = msgspec.to_builtins(experiment)
+    del told["state"]
+    for name, default in _LATER.items():
+        if getattr(experiment, name) == default:
+            del told[name]
+    return told
+
+
 def config_hash(experiment: Experiment) -> str:
-    """SHA-256 (hex, 16 characters) of the configuration in its canonical JSON."""
-    return hashlib.sha256(msgspec.json.encode(experiment, order="deterministic")).hexdigest()[:16]
+    """SHA-256 (hex, 16 characters) of `configuration` in its canonical JSON."""
+    return hashlib.sha256(msgspec.json.encode(configuration(experiment))).hexdigest()[:16]
+
+
+def check_together(experiments: Iterable[Experiment], label: str) -> None:
+    """Raises ConfigError, naming both, when two experiments cannot run beside each other."""
+    checked: list[tuple[str, str, Layer | None, Holdout | None]] = []
+    for experiment in experiments:
+        if experiment.layer is None and experiment.holdout is None:
+            continue
+        this = (experiment.name, experiment.unit, experiment.layer, experiment.holdout)
+        for other in checked:
+            problem = problem_between(other, this)
+            if problem is not None:
+                raise ConfigError(f"{label}: {problem}")
+        checked.append(this)
 
 
 def load_experiments(text: str, source: str) -> tuple[Experiment, ...]:
@@ -178,6 +171,7 @@ def load_experiments(text: str, source: str) -> tuple[Experiment, ...]:
     for name in names:
         if names.count(name) > 1:
             raise ConfigError(f"{source}: name: {name!r} is used by {names.count(name)} experiments; names are unique")
+    check_together(experiments, source)
     return experiments
 
 
@@ -193,6 +187,8 @@ def _validated(item: object, source: str, where: str) -> Experiment:
     label = f"{source}: {where}" if where else source
     if not isinstance(item, dict):
         raise ConfigError(f"{label}: expected a mapping with `name` and `variants`, got {type(item).__name__}")
+    if "state" in item:
+        raise ConfigError(f"{label}: state: not for files; `sluice experiment start|pause|stop|ship` sets it")
     try:
         experiment = msgspec.convert(item, Experiment)
     except msgspec.ValidationError as error:
@@ -217,6 +213,8 @@ def _explain(message: str, item: object) -> str:
         return text
     if _place(path) in _CHOICES:
         text = f"allowed are {', '.join(_CHOICES[_place(path)])}"
+    if (path, value) == (".unit", "impression"):
+        text += "; the impressions of one request share their variant: `slate`"
     return f"{path.lstrip('.')}: {value!r}: {text}"
 
 
@@ -230,6 +228,13 @@ _STRUCTS: dict[str, type[Struct]] = {
     "bandit": Bandit,
     "stopping": Stopping,
     "guardrails": Guardrail,
+    "targeting": Rule,
+    "layer": Layer,
+    "holdout": Holdout,
+    "forced": Forced,
+    "forced.when": Rule,
+    "bucketing": Bucketing,
+    "bucketing.gates": Gate,
 }
 _CHOICES: dict[str, tuple[str, ...]] = {
     "unit": get_args(UnitKind),
@@ -237,6 +242,11 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "bandit.policy": get_args(get_type_hints(Bandit)["policy"]),
     "stopping.rule": get_args(get_type_hints(Stopping)["rule"]),
     "guardrails.better": get_args(get_type_hints(Guardrail)["better"]),
+    "targeting.operator": get_args(get_type_hints(Rule)["operator"]),
+    "forced.when.operator": get_args(get_type_hints(Rule)["operator"]),
+    "assignment": get_args(get_type_hints(Experiment)["assignment"]),
+    "bucketing.algorithm": get_args(get_type_hints(Bucketing)["algorithm"]),
+    "bucketing.gates.algorithm": get_args(AlgorithmName),
 }
 
 
@@ -276,6 +286,7 @@ def _checked(experiment: Experiment, label: str) -> Experiment:
     if experiment.bandit.floor * len(names) > 1:
         raise ConfigError(f"{label}: bandit.floor: {experiment.bandit.floor}: allowed is at most 1/{len(names)}")
     _check_segments(experiment, label)
+    _check_audience(experiment, label)
     return experiment
 
 
@@ -306,3 +317,31 @@ def _check_segments(experiment: Experiment, label: str) -> None:
             )
         if key in experiment.segments[:index]:
             raise ConfigError(f"{label}: segments[{index}]: {key!r} is used twice")
+
+
+def _check_audience(experiment: Experiment, label: str) -> None:
+    names = [variant.name for variant in experiment.variants]
+    lists = [("targeting", experiment.targeting)]
+    for index, entry in enumerate(experiment.forced):
+        if entry.variant not in names:
+            raise ConfigError(f"{label}: forced[{index}].variant: {entry.variant!r}: allowed are {', '.join(names)}")
+        if bool(entry.units) == bool(entry.when):
+            raise ConfigError(f"{label}: forced[{index}]: give either `units` or `when`")
+        lists.append((f"forced[{index}].when", entry.when))
+    for field, rules in lists:
+        problem = problem_with(rules)
+        if problem is not None:
+            raise ConfigError(f"{label}: {field}{problem}")
+    layer = experiment.layer
+    if layer is not None and not layer.range[0] < layer.range[1]:
+        raise ConfigError(f"{label}: layer.range: {list(layer.range)}: allowed is [from, to] with from < to")
+    if experiment.assignment == "rollout" and len(names) != 2:
+        raise ConfigError(f"{label}: assignment: 'rollout': for two variants, not {len(names)}")
+    if experiment.assignment == "rollout" and experiment.bandit.reserve:
+        raise ConfigError(f"{label}: bandit.reserve: {experiment.bandit.reserve:g}: not with `assignment: rollout`")
+    try:
+        drawing(experiment.bucketing, experiment.starting_allocation, experiment.salt or experiment.name)
+        for gate in experiment.bucketing.gates:
+            ALGORITHMS[gate.algorithm or experiment.bucketing.algorithm].hasher(gate.seed)
+    except ConfigError as error:
+        raise ConfigError(f"{label}: bucketing: {error}") from error

@@ -4,12 +4,24 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import msgspec
 import pytest
 import yaml
 
-from sluice.domain.experiment import Bandit, Experiment, Stopping, load_experiment, load_experiments
+from sluice.domain.audience import Layer, Rule
+from sluice.domain.bucketing import Bucketing
+from sluice.domain.experiment import (
+    Bandit,
+    Experiment,
+    Stopping,
+    config_hash,
+    configuration,
+    load_experiment,
+    load_experiments,
+)
+from sluice.domain.status import State
 from sluice.errors import ConfigError
 
 TWO = "variants: [{name: a}, {name: b}]"
@@ -70,7 +82,8 @@ def test_a_mistake_is_one_line(text: str, said: str) -> None:
 def test_what_a_file_may_say_survives_the_topic() -> None:
     """No value that is valid in YAML is lost on the way through JSON."""
     bandit = "bandit: {prior: [0.02, 1.0e+12], floor: 0, reserve: 0.5}"
-    text = f"name: x\nseed: 9223372036854775807\n{bandit}\nsegments: [age]\n{TWO}"
+    rules = "[{attribute: age, operator: at_least, values: [18.5]}, {attribute: c, operator: in, values: [é, 7]}]"
+    text = f"name: x\nseed: 9223372036854775807\n{bandit}\nsegments: [age]\ntargeting: {rules}\n{TWO}"
     (experiment,) = load_experiments(text, "file.yaml")
     assert load_experiment(msgspec.json.encode(experiment)) == experiment
 
@@ -80,11 +93,35 @@ def test_the_documented_experiment_shows_every_option_with_its_default() -> None
     small, whole = (load_experiments(block, "page")[0] for block in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL))
     assert [variant.name for variant in small.variants] == ["random", "affinity"]
     written = yaml.safe_load(re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)[1])
-    for part, kind in ((written, Experiment), (written["bandit"], Bandit), (written["stopping"], Stopping)):
-        assert set(part) == set(kind.__struct_fields__)
+    for part, kind in ((written, Experiment), (written["bandit"], Bandit), (written["stopping"], Stopping),
+                       (written["bucketing"], Bucketing)):  # fmt: skip
+        assert set(part) == set(kind.__struct_fields__) - {"state"}
     assert whole.bandit == small.bandit
     assert msgspec.structs.replace(whole.stopping, planned_effect=None) == small.stopping
     assert whole.planned_effect == small.planned_effect
+    for field in ("targeting", "traffic", "layer", "holdout", "forced", "assignment", "bucketing"):
+        assert getattr(whole, field) == getattr(small, field)
+
+
+def test_the_documented_audience_is_valid() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "experiments.md").read_text()
+    (part,) = re.findall(r"```yaml part\n(.*?)```", page, re.DOTALL)
+    (experiment,) = load_experiments(f"name: x\n{TWO}\n{part}", "page")
+    assert (experiment.traffic, experiment.layer) == (0.2, Layer(name="checkout-page", range=(0, 0.5)))
+    assert {rule.operator for rule in experiment.targeting} | {"not_in"} == set(
+        get_args(get_type_hints(Rule)["operator"])
+    )
+
+
+def test_hashes_of_what_was_configured_before_stay_as_they_are() -> None:
+    """Recorded before the fields of the audience, and the state, came."""
+    page = (Path(__file__).parents[2] / "docs" / "experiments.md").read_text()
+    small, whole = (load_experiments(block, "page")[0] for block in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL))
+    assert (config_hash(small), config_hash(whole)) == ("15e06f7c6db3e83e", "f2cdff2c1aa5ba21")
+    paused = State(status="paused", revision=7)
+    assert config_hash(msgspec.structs.replace(small, state=paused)) == config_hash(small)
+    assert config_hash(msgspec.structs.replace(small, traffic=0.5)) != config_hash(small)
+    assert msgspec.convert(configuration(whole), Experiment) == whole
 
 
 @pytest.mark.parametrize(
@@ -108,6 +145,41 @@ def test_the_documented_experiment_shows_every_option_with_its_default() -> None
             "are for rates, not for `measure: value`",
         ),
         ("stopping: {rule: gut}", "stopping.rule: 'gut': allowed are sequential, bayesian"),
+        ("unit: impression", "unit: 'impression': allowed are user, session, slate; the impressions of one request"),
+        ("traffic: 1.5", "traffic: 1.5: Expected `float` <= 1.0"),
+        ("traffic: .nan", "traffic: nan"),
+        ("layer: {name: l, range: [0.5, 0.5]}", "layer.range: [0.5, 0.5]: allowed is [from, to] with from < to"),
+        ("layer: {name: l, range: [0, 50]}", "layer.range[1]: 50: Expected"),
+        ("layer: {name: l, part: 1}", "layer: unknown field `part`: allowed are name, range"),
+        ("holdout: {name: h, share: 0.9}", "holdout.share: 0.9: Expected"),
+        (
+            "targeting: [{attribute: a, operator: like, values: [x]}]",
+            "targeting[0].operator: 'like': allowed are in, not_in, at_least, below",
+        ),
+        ("targeting: [{attribute: a, operator: in, values: []}]", "targeting[0].values: []: Expected `array`"),
+        ("targeting: [{attribute: a, operator: in, values: [1.5]}]", "targeting[0].values[0]: 1.5: `in` takes text"),
+        ("targeting: [{attribute: a, operator: below, values: [x]}]", "targeting[0].values[0]: 'x': `below` takes a"),
+        ("targeting: [{attribute: a, operator: below, values: [.inf]}]", "targeting[0].values[0]: inf: `below` takes"),
+        (
+            "targeting: [{attribute: a, operator: below, values: [1, 2]}]",
+            "targeting[0].values: 2 values: `below` takes",
+        ),
+        (f"targeting: [{', '.join(['{attribute: a, operator: in, values: [x]}'] * 17)}]", "targeting: "),
+        ("forced: [{variant: c, units: [u]}]", "forced[0].variant: 'c': allowed are a, b"),
+        ("forced: [{variant: a}]", "forced[0]: give either `units` or `when`"),
+        (
+            "forced: [{variant: a, when: [{attribute: a, operator: is, values: [x]}]}]",
+            "forced[0].when[0].operator: 'is': allowed are in",
+        ),
+        (
+            "{assignment: rollout, variants: [{name: a}, {name: b}, {name: c}]}",
+            "assignment: 'rollout': for two variants, not 3",
+        ),
+        ("{assignment: rollout, bandit: {reserve: 0.1}}", "bandit.reserve: 0.1: not with `assignment: rollout`"),
+        ("assignment: random", "assignment: 'random': allowed are sticky, rollout"),
+        ("bucketing: {algorithm: md5}", "bucketing.algorithm: 'md5': allowed are sluice, growthbook-v1"),
+        ("bucketing: {algorithm: split, seed: x}", "bucketing: "),
+        ("state: {status: paused}", "state: not for files; `sluice experiment start|pause|stop|ship` sets it"),
     ],
 )
 def test_a_mistake_in_what_is_measured_is_one_line(text: str, said: str) -> None:
@@ -116,3 +188,27 @@ def test_a_mistake_in_what_is_measured_is_one_line(text: str, said: str) -> None
         load_experiments(yaml.safe_dump({"name": "x", **yaml.safe_load(TWO), **parts}), "file")
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "said"),
+    [
+        ("layer: {name: l, range: [0, 0.5]}", "layer: {name: l, range: [0.4, 1]}",
+         "layer.range: x [0, 0.5) and y [0.4, 1) of layer 'l' overlap"),
+        ("layer: {name: l, range: [0, 0.5]}", "{unit: slate, layer: {name: l, range: [0.5, 1]}}",
+         "layer: x (user) and y (slate) of layer 'l' must randomise the same unit"),
+        ("holdout: {name: h, share: 0.1}", "holdout: {name: h, share: 0.2}",
+         "holdout.share: x holds 0.1 of 'h' out and y 0.2"),
+    ],
+)  # fmt: skip
+def test_what_cannot_run_together_is_refused_naming_both(first: str, second: str, said: str) -> None:
+    def file(*parts: str) -> str:
+        rows = [{"name": n, **yaml.safe_load(TWO), **yaml.safe_load(p)} for n, p in zip("xy", parts, strict=True)]
+        return yaml.safe_dump({"experiments": rows})
+
+    with pytest.raises(ConfigError) as caught:
+        load_experiments(file(first, second), "file")
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+    apart = "{layer: {name: l, range: [0.5, 1]}, holdout: {name: h, share: 0.1}}"
+    assert len(load_experiments(file("layer: {name: l, range: [0, 0.5]}", apart), "file")) == 2
