@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from producers.candidates import Floats
 from producers.slates import Slates, slate_log
-from router.models import ModelFollower, ModelSource, Served
+from router.models import POLL_S, ModelFollower, ModelSource, Served
 from sluice.adapters.mlflow import ModelVersion
 from sluice.errors import ConfigError
 from sluice.features import Catalogue, batch_features
@@ -26,14 +26,22 @@ class LogModels:
     was requested. They belong to the catalogue of a model; models with equal ones share them.
     """
 
-    def __init__(self, slates: Slates, liked_milli: int, source: ModelSource, variants: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        slates: Slates,
+        liked_milli: int,
+        source: ModelSource,
+        variants: Mapping[str, str],
+        *,
+        poll_s: float = POLL_S,
+    ) -> None:
         """`variants`: name → `models:/…`. Raises ConfigError and TransportError as `ModelFollower` does."""
         self.variants: Sequence[str] = tuple(variants)
         self._log = slate_log(slates, liked_milli)
         self._name = slates.log.name
         self._made: list[tuple[Catalogue, Features]] = []
         self._features: dict[ModelVersion, Features] = {}
-        self._follower = ModelFollower(source, variants, prepare=self._prepare)
+        self._follower = ModelFollower(source, variants, prepare=self._prepare, poll_s=poll_s)
 
     def scores(self, first: int, last: int) -> Mapping[str, Floats]:
         """Variant → scores of all items of the slates first … last, by the versions in force now."""

@@ -21,7 +21,7 @@ from sluice.errors import ConfigError, ModelUnusable, SluiceError
 from sluice.models import TrainedModel
 from sluice.settings import Settings
 
-__all__ = ["ModelFollower", "ModelSource", "Served", "follow_models"]
+__all__ = ["POLL_S", "ModelFollower", "ModelSource", "Served", "follow_models"]
 
 log = logging.getLogger(__name__)
 
