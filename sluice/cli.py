@@ -31,6 +31,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "plan": ("analyzer.plan:plan", "Sample size, duration or smallest effect, before the start."),
     "compare": ("analyzer.compare:compare", "Every figure of two or more variants from plain counts."),
     "train": ("training.cli:train", "Train the models behind the variants, and measure them."),
+    "evaluate": ("training.evaluate_cli:evaluate", "Compare the models offline, with a report."),
+    "register": ("training.register_command:register", "Let aliases point to trained models that pass the gate."),
     "bench": ("stream_processors.bench:bench", "Measure against named baselines."),
 }
 

@@ -18,7 +18,7 @@ from sluice.features.definition import Floats
 from training.delong import areas
 from training.metrics import Scored
 
-__all__ = ["Estimate", "Limits", "Verdict", "calibration_error", "judge"]
+__all__ = ["DEFAULT_LIMITS", "Estimate", "Limits", "Verdict", "calibration_error", "judge"]
 
 Z = 1.96
 """Standard errors to either side of a 95 % interval"""
@@ -45,6 +45,9 @@ class Limits:
     """Refused when the whole interval of a segment lies below"""
     segment_margin: float = 0.05
     """Refused when a segment loses more than this and its interval excludes 0: both, as there are many segments"""
+
+
+DEFAULT_LIMITS = Limits()
 
 
 class Estimate(NamedTuple):
@@ -80,7 +83,7 @@ def judge(
     *,
     row_us: float,
     segments: Mapping[str, NDArray[np.bool_]],
-    limits: Limits = Limits(),
+    limits: Limits = DEFAULT_LIMITS,
 ) -> Verdict:
     """May an alias move from the model that gave `present` (None: there is none) to the one that gave `candidate`?
 
