@@ -128,7 +128,8 @@ class Registry:
 
     def _connected(self) -> Any:
         if self._client is None:
-            logging.getLogger("mlflow").setLevel(logging.WARNING)
+            logger = logging.getLogger("mlflow")
+            logger.setLevel(max(logger.level, logging.WARNING))
             for name, value in _MLFLOW_DEFAULTS.items():
                 os.environ.setdefault(name, value)
             from mlflow import MlflowClient
