@@ -18,8 +18,16 @@ __all__ = ["train"]
 
 @click.command()
 @data_options
+@click.option(
+    "--trials",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    help="Of other parameters, for each policy, judged inside the train part.",
+)
+@click.option("--prepare-only", is_flag=True, help="Prepare the data and stop.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object: figures by model, and the seconds it took.")
-def train(given: DataOptions, as_json: bool) -> None:
+def train(given: DataOptions, trials: int, prepare_only: bool, as_json: bool) -> None:
     """Train the models that serve as variants and measure them on the part of the log that came later.
 
     \b
@@ -29,9 +37,14 @@ def train(given: DataOptions, as_json: bool) -> None:
     PolicyA is a logistic regression, PolicyB LightGBM; item_based and content are recommenders of the classical
     kind. Models see the first 60 % of the slates only; all figures are of the rest, where the models stay as they are
     while the features go on learning, as in the stream. Intervals hold with 95 % and take users as the units.
+
+    Everything is logged to MLflow (SLUICE_MLFLOW, or a database in the state folder): look at it with `make mlflow`.
     """
     source = given.source()
     settings = Settings.load()
+    if prepare_only:
+        _prepare(given, source, settings, as_json)
+        return
     with needs_training(), progress_of("train", quiet=as_json) as progress:
         # Imported late: scikit-learn takes a second, which --help should not.
         from training.session import run_training
@@ -41,7 +54,9 @@ def train(given: DataOptions, as_json: bool) -> None:
         tracking = Tracking(settings)
         progress("data")
         dataset, place = given.prepare(source, settings)
-        session = run_training(tracking, dataset, place, seed=given.seed, notice=notice, progress=progress)
+        session = run_training(
+            tracking, dataset, place, seed=given.seed, trials=trials, notice=notice, progress=progress
+        )
     report = {
         **session.report, "data": dataset.name, "fingerprint": dataset.fingerprint, "folder": str(place),
         "run_id": session.run.run_id, "models": {name: one._asdict() for name, one in session.run.models.items()},
@@ -52,21 +67,38 @@ def train(given: DataOptions, as_json: bool) -> None:
         _print(report, Console(highlight=False))
 
 
+def _prepare(given: DataOptions, source: str, settings: Settings, as_json: bool) -> None:
+    with needs_training():
+        dataset, place = given.prepare(source, settings)
+    found = {
+        "data": dataset.name, "fingerprint": dataset.fingerprint, "folder": str(place),
+        "train_slates": len(dataset.train), "test_slates": len(dataset.test),
+    }  # fmt: skip
+    if as_json:
+        click.echo(msgspec.json.encode(found).decode())
+    else:
+        click.echo(f"{_sizes(found)}\nprepared in {place}")
+
+
+def _sizes(report: Mapping[str, Any]) -> str:
+    train, test = report["train_slates"], report["test_slates"]
+    return f"{report['data']}: {train:,} slates to train, {test:,} later ones to test"
+
+
 _COLUMNS = {"auc": "AUC", "ctr_at_1": "click rate at 1", "ndcg_at_3": "NDCG@3", "log_loss": "log loss"}
 
 
 def _print(report: Mapping[str, Any], console: Console) -> None:
-    console.print(
-        f"{report['data']}: {report['train_slates']:,} slates to train, {report['test_slates']:,} later ones to test"
-    )
+    console.print(_sizes(report))
     table = Table("", *_COLUMNS.values())
     for name, one in report.items():
-        if isinstance(one, dict):
+        if isinstance(one, dict) and "auc" in one:
             table.add_row(name, *(_cell(one, key, interval=key in ("auc", "ctr_at_1")) for key in _COLUMNS))
     console.print(table)
     if difference := report.get("PolicyB - PolicyA"):
         console.print(f"AUC of PolicyB and PolicyA differ with p = {difference['auc_p_value']:.3f} (DeLong, by user)")
     console.print(f"PolicyA, PolicyB and their features: {report['seconds']:.1f} s; data {report['fingerprint']}")
+    console.print(f"MLflow run {report['run_id']}: make mlflow")
 
 
 def _cell(one: Mapping[str, Any], key: str, *, interval: bool) -> str:

@@ -123,11 +123,13 @@ def fit_policy_a(examples: Examples, train: Ints, params: Mapping[str, Any] = PA
 
 
 def fit_policy_b(
-    examples: Examples, train: Ints, params: Mapping[str, Any] = PARAMS_B, seed: int = 0
-) -> tuple[FeatureModel, int]:
+    examples: Examples, train: Ints, params: Mapping[str, Any] = PARAMS_B, seed: int = 0,
+    start_params: Mapping[str, Any] = PARAMS_A,
+) -> tuple[FeatureModel, int]:  # fmt: skip
     """LightGBM, stopped early on the last part of `train`, then fitted to all of it. Returns its rounds as well.
 
-    Raises ConfigError when the OpenMP library is missing.
+    start_params: of the logistic regression whose log odds the trees start from. Raises ConfigError when the OpenMP
+    library is missing.
     """
     library = lightgbm()
     data, columns = examples.data, list(examples.names)
@@ -146,18 +148,18 @@ def fit_policy_b(
         )  # fmt: skip
 
     early, late = validation_split(data, train)
-    start = _linear(examples, early, seed)
+    start = _linear(examples, early, start_params, seed)
     stopped = library.train(
         fixed | own, dataset(early, start), rounds, valid_sets=[dataset(late, start)],
         callbacks=[library.early_stopping(patience, verbose=False)],
     )  # fmt: skip
     best = max(stopped.best_iteration, 1)
-    start = _linear(examples, train, seed)
+    start = _linear(examples, train, start_params, seed)
     return FeatureModel(Trees(start, library.train(fixed | own, dataset(train, start), best))), best
 
 
-def _linear(examples: Examples, slates: Ints, seed: int) -> Linear:
-    start = fit_policy_a(examples, slates, seed=seed).model
+def _linear(examples: Examples, slates: Ints, params: Mapping[str, Any], seed: int) -> Linear:
+    start = fit_policy_a(examples, slates, params, seed).model
     assert isinstance(start, Linear)
     return start
 

@@ -10,10 +10,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import click
 from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from producers.columns import parse_columns
 from producers.sources import SYNTHETIC, find_data
@@ -23,7 +24,7 @@ from sluice.settings import Settings
 if TYPE_CHECKING:
     from training.dataset import Dataset
 
-__all__ = ["DataOptions", "data_options", "needs_training", "notice", "progress_of"]
+__all__ = ["DataOptions", "Steps", "data_options", "needs_training", "notice", "progress_of"]
 
 FOLDER = "training"
 """Of the prepared data, in the state folder."""
@@ -98,12 +99,26 @@ def notice(line: str) -> None:
     click.echo(line, err=True)
 
 
+class Steps(Protocol):
+    """What hears the name of each step."""
+
+    def __call__(self, name: str, share: float | None = None) -> None:
+        """share: of the step that is done, where that is known."""
+
+
 @contextmanager
-def progress_of(command: str, *, quiet: bool) -> Iterator[Callable[[str], None]]:
-    """What hears the name of each step, and shows it while a person is watching."""
+def progress_of(command: str, *, quiet: bool) -> Iterator[Steps]:
+    """Steps that are shown, with a bar, while a person is watching."""
     console = Console(stderr=True)
     if quiet or not console.is_terminal:
-        yield lambda name: None
+        yield lambda name, share=None: None
         return
-    with console.status(command) as status:
-        yield lambda name: status.update(f"{command}: {name}")
+    columns = SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task(command, total=None)
+
+        def show(name: str, share: float | None = None) -> None:
+            total = None if share is None else 1.0
+            progress.update(task, description=f"{command}: {name}", completed=share or 0.0, total=total)
+
+        yield show

@@ -13,7 +13,7 @@ import numpy as np
 from mlflow.entities import Dataset as DatasetEntity
 from mlflow.entities import DatasetInput, InputTag
 
-from training.dataset import Dataset
+from training.dataset import MANIFEST, Dataset
 from training.evaluate import Figures
 from training.flavors import log_files
 from training.metrics import Scored
@@ -21,7 +21,7 @@ from training.model_charts import confusion_chart, importance_chart
 from training.models import Examples, Trained
 from training.tracking import LoggedModel, Subject, Tracking, environment
 
-__all__ = ["ABOUT", "log_baseline", "log_input", "log_model", "test_metrics"]
+__all__ = ["ABOUT", "log_baseline", "log_model", "log_training", "test_metrics"]
 
 ABOUT = {
     "PolicyA": "Logistic regression on point-in-time features.",
@@ -48,21 +48,6 @@ def test_metrics(figures: Figures) -> dict[str, float]:
     return _defined(found)
 
 
-def log_input(tracking: Tracking, run_id: str, data: Dataset, place: Path) -> None:
-    """The prepared data at `place` as the input of a run, by fingerprint."""
-    profile = {
-        "slates": len(data.log),
-        "rows": len(data.log.item),
-        "users": len(data.users),
-        "items": len(data.log.items),
-    }
-    entity = DatasetEntity(
-        name=data.name, digest=data.fingerprint, source_type="local", source=json.dumps({"uri": str(place.absolute())}),
-        profile=json.dumps(profile),
-    )  # fmt: skip
-    tracking.client.log_inputs(run_id, [DatasetInput(entity, [InputTag("mlflow.data.context", "training")])])
-
-
 def log_model(
     tracking: Tracking, parent: str, subject: Subject, examples: Examples, place: Path, one: Trained, scored: Scored,
     figures: Figures,
@@ -71,7 +56,7 @@ def log_model(
     tags = {"sluice.model": one.name, "sluice.model_kind": ABOUT[one.name]}
     note = f"**{one.name}** on {subject.dataset}. {ABOUT[one.name]}\n\n{_METHOD}"
     with tracking.run(one.name, "model", subject, note=note, tags=tags, parent=parent) as run_id:
-        log_input(tracking, run_id, examples.data, place)
+        _log_input(tracking, run_id, examples.data, place)
         mlflow.log_params({**one.params, "data": subject.dataset, "fingerprint": subject.fingerprint})
         model_id = log_files(one, examples, subject)
         metrics = test_metrics(figures) | {"seconds": one.seconds}
@@ -90,6 +75,55 @@ def log_baseline(tracking: Tracking, parent: str, subject: Subject, name: str, f
     note = f"{ABOUT[name]}\n\n{_METHOD}"
     with tracking.run(name, "baseline", subject, note=note, tags={"sluice.model": name}, parent=parent):
         mlflow.log_metrics(test_metrics(figures))
+
+
+def log_training(
+    tracking: Tracking, run_id: str, data: Dataset, place: Path, report: Mapping[str, Any], trials: int
+) -> None:
+    """What the run of the whole training says: how data were cut, what differs between the policies, in words."""
+    _log_input(tracking, run_id, data, place)
+    options = json.loads((place / MANIFEST).read_text())["options"]
+    mlflow.log_params({**options, "trials": trials, "fingerprint": data.fingerprint})
+    numbers = {name: report[name] for name in ("seconds", "features_per_second", "train_slates", "test_slates")}
+    if difference := report.get("PolicyB - PolicyA"):
+        wanted = ("auc", "ctr_at_1", "ndcg_at_3", "log_loss", "auc_p_value")
+        numbers |= {f"difference_{name}": difference[name] for name in wanted if difference.get(name) is not None}
+    mlflow.log_metrics(numbers)
+    mlflow.log_dict(environment(), "environment.json")
+    mlflow.log_dict(dict(report), "figures.json")
+    mlflow.set_tag("mlflow.note.content", _summary(data, report))
+
+
+def _summary(data: Dataset, report: Mapping[str, Any]) -> str:
+    lines = [
+        f"Models on {data.name}: trained on {len(data.train):,} slates, measured on {len(data.test):,} later ones.",
+        "", "| | AUC | 95 % | click rate at 1 | 95 % |", "|---|---|---|---|---|",
+    ]  # fmt: skip
+    for name in [name for name in ABOUT if name in report]:
+        cells = [name]
+        for figure in ("auc", "ctr_at_1"):
+            low, high = report[name]["intervals"][figure]
+            cells += [f"{report[name][figure]:.4f}", f"{low:.4f} to {high:.4f}"]
+        lines.append(f"| {' | '.join(cells)} |")
+    if difference := report.get("PolicyB - PolicyA"):
+        lines += ["", f"PolicyB − PolicyA: AUC {difference['auc']:+.4f} (DeLong, by user: p = "
+                      f"{difference['auc_p_value']:.3f}), click rate at 1 {difference['ctr_at_1']:+.4f}."]  # fmt: skip
+    return "\n".join([*lines, "", _METHOD])
+
+
+def _log_input(tracking: Tracking, run_id: str, data: Dataset, place: Path) -> None:
+    """The prepared data at `place` as the input of a run, by fingerprint."""
+    profile = {
+        "slates": len(data.log),
+        "rows": len(data.log.item),
+        "users": len(data.users),
+        "items": len(data.log.items),
+    }
+    entity = DatasetEntity(
+        name=data.name, digest=data.fingerprint, source_type="local", source=json.dumps({"uri": str(place.absolute())}),
+        profile=json.dumps(profile),
+    )  # fmt: skip
+    tracking.client.log_inputs(run_id, [DatasetInput(entity, [InputTag("mlflow.data.context", "training")])])
 
 
 def _log_importance(one: Trained) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -23,13 +23,29 @@ from training.models import (
     fit_policy_b,
     validation_split,
 )
-from training.recommenders import INPUTS, Recommender, fit_content_based, fit_item_based
+from training.recommenders import (
+    INPUTS,
+    MAX_HISTORY,
+    NEIGHBOURS,
+    Recommender,
+    fit_content_based,
+    fit_item_based,
+)
 
-__all__ = ["MODELS", "scored", "train_all", "train_one"]
+__all__ = ["MODELS", "Tuned", "scored", "train_all", "train_models", "train_one"]
 
 _IMPORTANCE_ROWS = 2000
 
-Fit = Callable[[Examples, Ints, int], tuple[Model, Mapping[str, Any]]]
+Tuned = Mapping[str, Mapping[str, Any]]
+"""Model → those of its parameters that are not the default ones"""
+DEFAULTS: Tuned = {}
+
+
+class Fit(Protocol):
+    def __call__(
+        self, examples: Examples, train: Ints, seed: int, tuned: Tuned = DEFAULTS
+    ) -> tuple[Model, Mapping[str, Any]]:
+        """The model fitted to the slates `train`, and its parameters."""
 
 
 class Kind(NamedTuple):
@@ -38,51 +54,70 @@ class Kind(NamedTuple):
     fit: Fit
 
 
-def _policy_a(examples: Examples, train: Ints, seed: int) -> tuple[Model, Mapping[str, Any]]:
-    return fit_policy_a(examples, train, seed=seed), PARAMS_A
+def _policy_a(examples: Examples, train: Ints, seed: int, tuned: Tuned = DEFAULTS) -> tuple[Model, Mapping[str, Any]]:
+    params = {**PARAMS_A, **tuned.get("PolicyA", {})}
+    return fit_policy_a(examples, train, params, seed), params
 
 
-def _policy_b(examples: Examples, train: Ints, seed: int) -> tuple[Model, Mapping[str, Any]]:
-    model, rounds = fit_policy_b(examples, train, seed=seed)
-    return model, {**PARAMS_B, "rounds": rounds}
+def _policy_b(examples: Examples, train: Ints, seed: int, tuned: Tuned = DEFAULTS) -> tuple[Model, Mapping[str, Any]]:
+    params = {**PARAMS_B, **tuned.get("PolicyB", {})}
+    start = {**PARAMS_A, **tuned.get("PolicyA", {})}
+    model, rounds = fit_policy_b(examples, train, params, seed, start)
+    return model, {**params, **{f"start_{name}": value for name, value in start.items()}, "rounds": rounds}
+
+
+def _item_based(examples: Examples, train: Ints, seed: int, tuned: Tuned = DEFAULTS) -> tuple[Model, Mapping[str, Any]]:
+    return fit_item_based(examples, train, seed), {"max_history": MAX_HISTORY, "neighbours": NEIGHBOURS}
+
+
+def _content(examples: Examples, train: Ints, seed: int, tuned: Tuned = DEFAULTS) -> tuple[Model, Mapping[str, Any]]:
+    return fit_content_based(examples, train, seed), {"max_history": MAX_HISTORY}
 
 
 MODELS: Mapping[str, Kind] = {
     "PolicyA": Kind("logistic regression", _policy_a),
     "PolicyB": Kind("LightGBM", _policy_b),
-    "item_based": Kind("item-based collaborative filtering", lambda e, t, seed: (fit_item_based(e, t, seed), {})),
-    "content": Kind("titles, tags and genres", lambda e, t, seed: (fit_content_based(e, t, seed), {})),
+    "item_based": Kind("item-based collaborative filtering", _item_based),
+    "content": Kind("titles, tags and genres", _content),
 }
 
 
 def train_all(
     data: Dataset, *, seed: int = 0, notice: Callable[[str], None], progress: Callable[[str], None] = lambda name: None
 ) -> tuple[Examples, list[Trained], float]:
-    """Features and every model of `MODELS`; the seconds of the features come last.
-
-    A model whose library cannot be loaded is left out, which `notice` is told. `progress` hears what begins.
-    """
+    """Features and every model of `MODELS`; the seconds of the features come last. See `train_models`."""
     begin = time.perf_counter()
     progress("features")
     examples = Examples.of(data)
     seconds = time.perf_counter() - begin
+    return examples, train_models(examples, seed=seed, notice=notice, progress=progress), seconds
+
+
+def train_models(
+    examples: Examples, *, seed: int = 0, tuned: Tuned = DEFAULTS, notice: Callable[[str], None],
+    progress: Callable[[str], None] = lambda name: None,
+) -> list[Trained]:  # fmt: skip
+    """Every model of `MODELS`, on the train part.
+
+    A model whose library cannot be loaded is left out, which `notice` is told. `progress` hears what begins.
+    """
     trained = []
     for name in MODELS:
         progress(name)
         try:
-            trained.append(train_one(name, examples, data.train, seed=seed))
+            trained.append(train_one(name, examples, examples.data.train, seed=seed, tuned=tuned))
         except ConfigError as error:
             notice(f"{name} is left out: {error}")
-    return examples, trained, seconds
+    return trained
 
 
-def train_one(name: str, examples: Examples, train: Ints, *, seed: int = 0) -> Trained:
+def train_one(name: str, examples: Examples, train: Ints, *, seed: int = 0, tuned: Tuned = DEFAULTS) -> Trained:
     """The model `name` fitted to the slates `train`, and its figures on the last of them when fitted to the others."""
     begin = time.perf_counter()
     early, late = validation_split(examples.data, train)
     fit = MODELS[name].fit
-    first, _ = fit(examples, early, seed)
-    model, params = fit(examples, train, seed)
+    first, _ = fit(examples, early, seed, tuned)
+    model, params = fit(examples, train, seed, tuned)
     return Trained(
         name=name,
         model=model,
