@@ -36,7 +36,7 @@ class Limits:
     ctr_margin: float = 0.02
     """The same for the click rate at 1"""
     max_calibration_error: float = 0.05
-    """A policy that says 0.70 where 0.65 click is still of use, one that is further off misleads who reads it"""
+    """Above what chance leaves in such a sample: who says 0.75 for 0.70 may pass, who is further off misleads"""
     max_row_us: float = 50.0
     """Microseconds a row in batches: ten items in half a millisecond"""
     min_segment_users: int = 30
@@ -104,7 +104,7 @@ def _judge(
 ) -> Verdict:
     auc = _auc(candidate)
     chance = _ctr_gain(candidate, _shares(candidate))
-    error = calibration_error(candidate)
+    error, by_chance = calibration_error(candidate), _chance_error(candidate.score)
     clicks, shown = (candidate.sums[name].sum() for name in ("clicks_at_1", "shown_at_1"))
     figures = {
         "auc": auc.value, "auc_low": auc.low, "auc_high": auc.high, "ctr_at_1": float(clicks / shown),
@@ -115,8 +115,11 @@ def _judge(
         refusals.append(f"AUC {auc} lies below {limits.min_auc:g}")
     if chance.low <= 0:
         refusals.append(f"click rate at 1 above that of a random order: {chance} is not clearly above 0")
-    if error > limits.max_calibration_error:
-        refusals.append(f"calibration error {error:.4f} exceeds {limits.max_calibration_error:g}")
+    if error > by_chance + limits.max_calibration_error:
+        refusals.append(
+            f"calibration error {error:.4f} exceeds what chance leaves, {by_chance:.4f}, "
+            f"by more than {limits.max_calibration_error:g}"
+        )
     if row_us > limits.max_row_us:
         refusals.append(f"a row takes {row_us:.1f} µs, more than {limits.max_row_us:g}")
     if present is not None:
@@ -164,13 +167,20 @@ def _segments(
 
 def calibration_error(scored: Scored) -> float:
     """Mean distance between what was said and what was clicked, over ten equal parts of the rows ordered by score."""
-    order = np.argsort(scored.score, kind="stable")
     gaps = [
-        abs(float(scored.score[part].mean() - scored.liked[part].mean())) * len(part)
-        for part in np.array_split(order, BINS)
-        if len(part)
+        abs(float(scored.score[part].mean() - scored.liked[part].mean())) * len(part) for part in _parts(scored.score)
     ]
-    return sum(gaps) / len(order)
+    return sum(gaps) / len(scored.score)
+
+
+def _chance_error(score: Floats) -> float:
+    """The calibration error that a model is likely to show whose every P(click) is right (normal approximation)."""
+    spreads = [float(np.sqrt(2 / np.pi * (score[part] * (1 - score[part])).sum())) for part in _parts(score)]
+    return sum(spreads) / len(score)
+
+
+def _parts(score: Floats) -> list[NDArray[np.intp]]:
+    return [part for part in np.array_split(np.argsort(score, kind="stable"), BINS) if len(part)]
 
 
 def _auc(scored: Scored, rows: NDArray[np.bool_] | slice = slice(None)) -> Estimate:

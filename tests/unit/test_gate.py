@@ -127,5 +127,21 @@ def test_calibration_error_by_hand() -> None:
     assert calibration_error(one) == pytest.approx(0.05)
 
 
+def test_a_small_sample_does_not_make_a_model_look_uncalibrated() -> None:
+    """What chance leaves is what models show that are right about everything."""
+    few = 40
+    errors, chances = [], []
+    for seed in range(60):
+        liked = np.random.default_rng(seed).random(few * SIZE) < TRUTH[: few * SIZE]
+        one = Scored(
+            liked=liked, offsets=np.arange(0, few * SIZE + 1, SIZE), user=np.arange(few), score=TRUTH[: few * SIZE]
+        )
+        errors.append(calibration_error(one))
+        free = Limits(max_calibration_error=-1)
+        chances.append(float(verdict(one, limits=free).refusals[-1].split(", ")[1]))
+    assert np.mean(errors) == pytest.approx(np.mean(chances), rel=0.1)
+    assert np.mean(errors) > 0.04
+
+
 def test_an_estimate_reads_well() -> None:
     assert str(Estimate(-0.01234, -0.02, 0.0)) == "-0.0123 [-0.0200, 0.0000]"
