@@ -1,4 +1,4 @@
-"""`sluice process`, `sluice verify`, `sluice resolve`. Libraries: click, rich."""
+"""`sluice process`, `sluice features`, `sluice verify`, `sluice resolve`. Libraries: click, rich."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sluice.adapters.redis import wait_for_redis
 from sluice.names import CLICKS, IMPRESSIONS
 from sluice.settings import Settings
 
-__all__ = ["process", "resolve", "verify"]
+__all__ = ["features", "process", "resolve", "verify"]
 
 
 @click.command()
@@ -90,3 +90,28 @@ def resolve() -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
     run_resolver(Settings.load(), stop)
+
+
+@click.command()
+@click.option("--rebuild", is_flag=True, help="Forget all states first, and read the log from its beginning.")
+@click.option("--loglevel", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True)
+def features(rebuild: bool, loglevel: str) -> None:
+    """Keep the features of users and items in Redis, from what the log says of ended slates.
+
+    One keeper runs at a time: a second one takes over, and the first one ends.
+    """
+    from stream_processors.feature_worker import FeatureWorker
+
+    logging.basicConfig(level=loglevel.upper(), format="%(asctime)s %(levelname)s %(message)s")
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    settings = Settings.load()
+    wait_for_broker(settings)
+    worker = FeatureWorker(settings)
+    try:
+        if rebuild:
+            worker.reset()
+        worker.run(stop)
+    finally:
+        worker.close()

@@ -46,14 +46,18 @@ redis.call('HSET', KEYS[1], 'owner', ARGV[1])
 return redis.call('HMGET', KEYS[1], 'number', 'redo', 'resume', 'until_ms')
 """
 _COMMIT = """
-local found = redis.call('HMGET', KEYS[1], 'owner', 'number')
-if found[1] ~= ARGV[1] or (found[2] or '0') ~= ARGV[2] then return 0 end
-redis.call('HSET', KEYS[1], unpack(ARGV, 3))
+if redis.call('HGET', KEYS[1], 'owner') ~= ARGV[1] then return 0 end
+redis.call('HSET', KEYS[1], unpack(ARGV, 2))
 return 1
 """
 _PUT = """
-local seen = redis.call('HGET', KEYS[1], 'batch')
-if seen and tonumber(seen) >= tonumber(ARGV[1]) then return 0 end
+local kind = redis.call('TYPE', KEYS[1]).ok
+if kind == 'hash' then
+  local seen = redis.call('HGET', KEYS[1], 'batch')
+  if (tonumber(seen or '') or -1) >= tonumber(ARGV[1]) then return 0 end
+elseif kind ~= 'none' then
+  redis.call('DEL', KEYS[1])
+end
 redis.call('HSET', KEYS[1], 'batch', unpack(ARGV))
 return 1
 """
@@ -144,7 +148,7 @@ class FeatureKeeping:
     def __init__(self, client: redis.Redis, keys: Keys) -> None:
         self._client = client
         self._keys = keys
-        self._owner = uuid.uuid4().hex
+        self._owner = ""
         self._number = 0
 
     def claim(self) -> Claimed:
@@ -152,10 +156,7 @@ class FeatureKeeping:
 
         Raises TransportError when Redis is away, or when the states are being written as a whole.
         """
-        number, redo, resume, until_ms = _asking(
-            lambda: self._client.eval(_CLAIM, 1, self._keys.feature_keeper, self._owner)
-        )
-        self._number = int(number or 0)
+        redo, resume, until_ms = self._own()
         if redo == _UNFINISHED:
             raise TransportError("the features were not written to the end: write them again (`write_all`), or reset")
         if redo:
@@ -211,9 +212,16 @@ class FeatureKeeping:
         self._begin_anew()
         self._advance({"redo": b"", "resume": b"", "until_ms": -1, "progress": b""})
 
-    def _begin_anew(self) -> None:
-        number = _asking(lambda: self._client.eval(_CLAIM, 1, self._keys.feature_keeper, self._owner))[0]
+    def _own(self) -> tuple[bytes | None, bytes | None, bytes | None]:
+        """(redo, resume, until_ms). A new name each time: what an earlier attempt sent may still be on its way."""
+        self._owner = uuid.uuid4().hex
+        key = self._keys.feature_keeper
+        number, redo, resume, until_ms = _asking(lambda: self._client.eval(_CLAIM, 1, key, self._owner))
         self._number = int(number or 0)
+        return redo, resume, until_ms
+
+    def _begin_anew(self) -> None:
+        self._own()
         self._advance({"redo": _UNFINISHED})
         for key in (self._keys.feature_user(""), self._keys.feature_item("")):
             # A prefix may hold characters that mean something in a pattern.
@@ -229,9 +237,8 @@ class FeatureKeeping:
 
     def _advance(self, fields: Mapping[str, Any]) -> None:
         arguments = [part for pair in {"number": self._number + 1, **fields}.items() for part in pair]
-        moved = _asking(
-            lambda: self._client.eval(_COMMIT, 1, self._keys.feature_keeper, self._owner, str(self._number), *arguments)
-        )
+        key = self._keys.feature_keeper
+        moved = _asking(lambda: self._client.eval(_COMMIT, 1, key, self._owner, *arguments))
         if not moved:
             raise Fenced("another keeper has taken the features over")
         self._number += 1

@@ -1,0 +1,167 @@
+"""`sluice features`: a process that reads both topics whole and keeps the features in Redis. Library: confluent-kafka.
+
+One at a time: items belong to all partitions. A second keeper takes over, and the first one ends.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+
+from sluice.adapters.features import FeatureKeeping, FeatureStore
+from sluice.adapters.kafka import (
+    Consumer,
+    KafkaError,
+    KafkaException,
+    Message,
+    TopicPartition,
+    consumer,
+    partition_count,
+)
+from sluice.adapters.redis import wait_for_redis
+from sluice.errors import InvalidEvent, LogTruncated, TransportError
+from sluice.names import Keys
+from sluice.settings import Settings
+from stream_processors.feature_keeper import TOPICS, FeatureKeeper
+from stream_processors.worker import definitions_of
+
+__all__ = ["FeatureWorker"]
+
+log = logging.getLogger(__name__)
+
+BATCH = 10_000
+POLL_S = 0.05
+FIRST_WAIT_S, LONGEST_WAIT_S = 0.1, 5.0
+MAX_OPEN = 50_000
+"""Slates held before those topic partitions wait whose slates cannot end yet: about 150 MB"""
+RESUME = 0.9
+
+
+class FeatureWorker:
+    """Owns a consumer of both topics. One thread uses it."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Connects. Raises TransportError when the broker or Redis does not answer."""
+        keys, client = Keys(settings.prefix), wait_for_redis(settings)
+        self._store, self._keeping = FeatureStore(client, keys), FeatureKeeping(client, keys)
+        self._settings = settings
+        self._keeper = FeatureKeeper(
+            self._store, self._keeping, definitions_of(settings), lambda: time.time_ns() // 1_000_000
+        )
+        self._consumer: Consumer = consumer(
+            settings,
+            overrides={
+                # What the log no longer holds is missing in the features: that is said, or accepted by setting.
+                "auto.offset.reset": "earliest" if settings.accept_truncated else "error",
+                "fetch.wait.max.ms": 20,
+            },
+        )
+        self._paused: set[tuple[int, int]] = set()
+
+    def reset(self) -> None:
+        """Forget all states, so that `run` begins with the log's beginning. Raises TransportError."""
+        self._keeping.reset()
+
+    def run(self, stop: threading.Event) -> None:
+        """Keep the features until `stop` is set. Servers that go away are waited for.
+
+        Raises Fenced when another keeper has taken over, LogTruncated when the log does not reach back far enough,
+        ConfigError when the states are those of another version of the features.
+        """
+        wait_s, failed_s = FIRST_WAIT_S, 0.0
+        while not stop.is_set():
+            try:
+                if self._take_up(stop):
+                    if failed_s:
+                        log.warning("features: went on after %.1f s", time.monotonic() - failed_s)
+                    wait_s, failed_s = FIRST_WAIT_S, 0.0
+                    while not stop.is_set():
+                        self._step()
+            except (TransportError, KafkaException, InvalidEvent) as error:
+                if not failed_s:
+                    failed_s = time.monotonic()
+                    log.warning("features stay as they are: %s; trying again until it works", error)
+                stop.wait(wait_s)
+                wait_s = min(2 * wait_s, LONGEST_WAIT_S)
+
+    def close(self) -> None:
+        self._consumer.close()
+
+    def _take_up(self, stop: threading.Event) -> bool:
+        told = False
+        while not self._keeper.take_up(self._starts()):
+            if not told:
+                log.warning("features wait for a catalogue of the items: `sluice register` writes it")
+                told = True
+            if stop.wait(1.0):
+                return False
+        joiner = self._keeper.joiner
+        self._consumer.assign([TopicPartition(TOPICS[t], p, joiner.offset(t, p)) for t, p in joiner.places()])
+        self._paused = set()
+        log.info(
+            "keeping features, reading from %s", {f"{TOPICS[t]}[{p}]": joiner.offset(t, p) for t, p in joiner.places()}
+        )
+        return True
+
+    def _starts(self) -> list[tuple[int, int]]:
+        """First offsets of both topics by partition."""
+        counts = {partition_count(self._consumer, topic) for topic in TOPICS}
+        if len(counts) != 1:
+            raise TransportError(f"topics {' and '.join(TOPICS)} must have equally many partitions")
+        (count,) = counts
+        firsts = [
+            [self._consumer.get_watermark_offsets(TopicPartition(topic, p), timeout=10)[0] for p in range(count)]
+            for topic in TOPICS
+        ]
+        return list(zip(*firsts, strict=True))
+
+    def _step(self) -> None:
+        messages = self._consumer.consume(BATCH, POLL_S)
+        logs: dict[tuple[int, int], list[Message]] = {}
+        for message in messages:
+            self._check(message)
+            if message.error() is None:
+                logs.setdefault((TOPICS.index(str(message.topic())), message.partition() or 0), []).append(message)
+        for (topic, partition), records in logs.items():
+            after = self._keeper.joiner.offset(topic, partition)
+            self._keeper.read(topic, partition, [record for record in records if (record.offset() or 0) >= after])
+        while self._keeper.learn(self._lag()):
+            pass
+        self._bound_memory()
+
+    def _check(self, message: Message) -> None:
+        error = message.error()
+        if error is None:
+            return
+        if error.code() == KafkaError._AUTO_OFFSET_RESET:
+            place = TopicPartition(str(message.topic()), message.partition() or 0)
+            low, high = self._consumer.get_watermark_offsets(place, timeout=10)
+            raise LogTruncated(
+                f"{place.topic}[{place.partition}]: offset {message.offset()} is next for the features, the log holds "
+                f"{low} to {high}; go on with what is there by SLUICE_ACCEPT_TRUNCATED=1, or begin anew with "
+                "`sluice features --rebuild`"
+            )
+        if error.fatal() or error.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED:
+            raise TransportError(f"topic {message.topic()}: {error.str()}")
+
+    def _lag(self) -> int:
+        joiner, lag = self._keeper.joiner, 0
+        for topic, p in joiner.places():
+            _, end = self._consumer.get_watermark_offsets(TopicPartition(TOPICS[topic], p), cached=True)
+            lag += max(0, end - joiner.offset(topic, p))
+        return lag
+
+    def _bound_memory(self) -> None:
+        """With many slates open, read on only where it can end some of them."""
+        joiner, definitions = self._keeper.joiner, definitions_of(self._settings)
+        if joiner.open >= MAX_OPEN:
+            reach = definitions.window_ms + definitions.lateness_ms
+            ahead = {place for place in joiner.places() if joiner.ahead(*place) > reach}
+        elif joiner.open < MAX_OPEN * RESUME:
+            ahead = set()
+        else:
+            return
+        self._consumer.pause([TopicPartition(TOPICS[t], p) for t, p in ahead - self._paused])
+        self._consumer.resume([TopicPartition(TOPICS[t], p) for t, p in self._paused - ahead])
+        self._paused = ahead
