@@ -21,6 +21,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "replay": ("producers.cli:replay", "Replay a ratings log as impressions and clicks."),
     "resolve": ("stream_processors.cli:resolve", "Give an existing click stream its assignments."),
     "process": ("stream_processors.cli:process", "Attribute and count, exactly once (a Faust worker)."),
+    "features": ("stream_processors.cli:features", "Keep the features of users and items in Redis."),
     "analyze": ("analyzer.cli:analyze", "Turn counts into decisions."),
     "watch": ("sluice.console.watch:watch", "Subscribe to decisions or any other topic."),
     "counters": ("sluice.console.counters:counters", "Read the live counters."),
