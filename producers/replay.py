@@ -217,8 +217,8 @@ class Replay:
         outcomes, liked_milli = self._plan.outcomes, self._plan.liked_milli
         shown: list[Sequence[Shown]] = []
         for slate, answer, everything in zip(batch, routed, self._candidates.shown(batch), strict=True):
-            variant = answer[0].assignment.variant
-            self._accounting.add(result_of(slate.number, variant, everything, outcomes, liked_milli))
+            variant, outside = answer[0].variant, answer[0].outside or ""
+            self._accounting.add(result_of(slate.number, variant, everything, outcomes, liked_milli, outside))
             shown.append(everything[variant])
         times = _Times(self._plan, batch, shown)
         row = 0

@@ -20,6 +20,8 @@ class SlateResult(NamedTuple):
     """Records on topic `clicks`: clicks and named outcomes"""
     clicks_by_variant: dict[str, int]
     impressions_by_variant: dict[str, int]
+    outside: str = ""
+    """Why the slate was outside the experiment and is no evidence"""
 
 
 class Totals(Struct):
@@ -33,10 +35,14 @@ class Totals(Struct):
     true_impressions: dict[str, int] = {}
     """Variant → items it would have shown, had every slate been its own"""
     true_clicks: dict[str, int] = {}
+    outside: dict[str, int] = {}
+    """Why → slates that were outside the experiment: shown, but no evidence"""
 
     def add(self, result: SlateResult) -> None:
         self.slates += 1
         self.outcomes += result.outcomes
+        if result.outside:
+            self.outside[result.outside] = self.outside.get(result.outside, 0) + 1
         clicks, impressions = result.clicks_by_variant, result.impressions_by_variant
         variant = result.variant
         self.impressions[variant] = self.impressions.get(variant, 0) + impressions[variant]
@@ -58,6 +64,7 @@ class Totals(Struct):
             "impressions": sum(self.impressions.values()),
             "clicks": sum(self.clicks.values()),
             "outcomes": self.outcomes,
+            "outside": dict(sorted(self.outside.items())),
             "variants": {
                 name: {
                     "impressions": self.impressions.get(name, 0),
@@ -95,6 +102,7 @@ def result_of(
     shown: Mapping[str, Sequence[Shown]],
     outcomes: Sequence[str],
     liked_milli: int = LIKED_MILLI,
+    outside: str = "",
 ) -> SlateResult:
     """What one slate contributes when `variant` was shown and `outcomes` are recorded."""
     clicks = {name: sum([item.rating_milli >= liked_milli for item in items]) for name, items in shown.items()}
@@ -104,6 +112,7 @@ def result_of(
         clicks[variant] * ("click" in outcomes) + len(shown[variant]) * ("rating" in outcomes),
         clicks,
         {name: len(items) for name, items in shown.items()},
+        outside,
     )
 
 

@@ -10,15 +10,18 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from types import MappingProxyType, TracebackType
 from typing import NamedTuple
 
+from msgspec import Struct
+
+from router.plans import Plan, make_plan
 from router.segments import Segmenter
-from sluice.domain.allocation import allocation_key, choose, equal_percents
+from sluice.domain.allocation import allocation_key
 from sluice.domain.assignment import AssignmentClaims, Claim, StoredAssignment
-from sluice.domain.bucketing import bucket
-from sluice.domain.events import Assignment, AssignmentMade, UnitKind
+from sluice.domain.audience import Outside
+from sluice.domain.events import MAX_ASSIGNMENTS, Assignment, AssignmentMade, UnitKind
 from sluice.domain.experiment import Experiment
 from sluice.errors import ConfigError, TransportError
 
@@ -44,39 +47,46 @@ class AssignmentRequest(NamedTuple):
     """What is known of user or moment; those that an experiment names (`segments`) say where it is also counted"""
 
 
-class Routed(NamedTuple):
+class Routed(Struct, frozen=True, gc=False):
     """What one experiment answered to one request."""
 
-    assignment: Assignment
-    """As the unit's impressions carry it."""
-    version: int
+    experiment: str
+    variant: str
+    """What the request is shown"""
+    assignment: Assignment | None
+    """As the unit's impressions carry it; None when the unit is outside the experiment."""
+    outside: Outside | None = None
+    """Why it is"""
+    version: int = 0
     """Version of the allocation it was drawn from."""
-    sticky: bool
+    sticky: bool = False
     """True when it came from an earlier request of the unit."""
     segments: tuple[Assignment, ...] = ()
     """The same assignment under the names of the segments this request belongs to."""
 
 
 def carried(answer: Sequence[Routed]) -> tuple[Assignment, ...]:
-    """What the impressions of one request carry: every experiment's assignment, then those of the segments."""
-    return (*[routed.assignment for routed in answer], *[part for routed in answer for part in routed.segments])
+    """What the impressions of one request carry: every experiment's assignment, then those of the segments.
+
+    There is room for `MAX_ASSIGNMENTS`; what comes after them is not counted.
+    """
+    assignments = [routed.assignment for routed in answer if routed.assignment is not None]
+    return (*assignments, *[part for routed in answer for part in routed.segments])[:MAX_ASSIGNMENTS]
 
 
-class _InForce(NamedTuple):
-    version: int
-    shares: Mapping[str, int]
-    stored: Mapping[str, StoredAssignment]
-    """Variant → what is remembered of a unit that draws it now; variants of share 0 cannot be drawn."""
-
-    def draw(self, place: float) -> StoredAssignment:
-        """What is remembered of a unit at `place` in [0, 1)."""
-        return self.stored[choose(self.shares, place)]
+Drawn = StoredAssignment | None
+"""None: left out by the bucketing"""
+Answer = tuple[StoredAssignment, bool]
+"""(in force, made by this call)"""
+Cell = Routed | str
+"""Of a column of answers while it is made: the unit that is in, or what is told to one that is outside"""
 
 
 class Router:
     """Gives units their variants: deterministic from the unit, the salt and the allocation, sticky in `store`.
 
-    Safe to `update` from another thread while one thread assigns. Use as a context manager, or `close` it.
+    Safe to `define`, `remove` and `update` from other threads while one thread assigns. Use as a context manager, or
+    `close` it.
     """
 
     def __init__(
@@ -92,72 +102,88 @@ class Router:
 
         `retry_s`: seconds for which `assign` retries, with backoff, while the store is away; `stop` ends that.
         """
-        self.experiments = tuple(experiments)
         self._store = store
         self._exposures = exposures
         self._retry_s = retry_s
         self._closing = threading.Event()
         self._stop = stop or self._closing
         self._on_close: list[Callable[[], None]] = []
-        self._update_lock = threading.Lock()
-        self._in_force = {e.name: _in_force(0, e.starting_allocation) for e in self.experiments}
-        self._uniform = {e.name: _in_force(0, e.uniform_allocation) for e in self.experiments if e.bandit.reserve}
-        self._segmenter = Segmenter(self.experiments)
-        self._variants = {e.name: frozenset(variant.name for variant in e.variants) for e in self.experiments}
-        if len(self._in_force) != len(self.experiments):
+        self._lock = threading.Lock()
+        given = tuple(experiments)
+        # Replaced as a whole, never altered: a batch sees one state of everything.
+        self._plans = {e.name: make_plan(e, 0, e.starting_allocation) for e in given}
+        if len(self._plans) != len(given):
             raise ConfigError("two experiments of one router share a name; names are unique")
+        self._segmenter = Segmenter(given)
+
+    @property
+    def experiments(self) -> tuple[Experiment, ...]:
+        """Those it answers for, in the order of its answers."""
+        return tuple(plan.experiment for plan in self._plans.values())
 
     def allocation(self, experiment: str) -> tuple[int, dict[str, int]]:
         """(version, variant → whole percents) with which new units of `experiment` are drawn now, but the reserved."""
-        version, shares, _ = self._in_force[experiment]
-        return version, dict(shares)
+        plan = self._plans[experiment]
+        return plan.version, dict(plan.shares)
+
+    def define(self, experiment: Experiment) -> None:
+        """Answer for `experiment` from now on as it is given here; the allocation in force stays, if it still fits."""
+        name = experiment.name
+        with self._lock:
+            before = self._plans.get(name)
+            fits = (
+                before is not None and before.version and before.shares.keys() == experiment.starting_allocation.keys()
+            )
+            version, shares = (
+                (before.version, before.shares) if before and fits else (0, experiment.starting_allocation)
+            )
+            self._replan({**self._plans, name: make_plan(experiment, version, shares)})
+
+    def remove(self, experiment: str) -> None:
+        """Answer for it no more."""
+        with self._lock:
+            self._replan({name: plan for name, plan in self._plans.items() if name != experiment})
 
     def update(self, experiment: str, version: int, shares: Mapping[str, int]) -> bool:
         """Draw new units from `shares` from now on; True unless it is old or not an allocation of the experiment."""
-        current = self._in_force.get(experiment)
-        if current is None:
-            return False
-        if shares.keys() != self._variants[experiment] or sum(shares.values()) != 100 or min(shares.values()) < 0:
-            log.warning(
-                "experiment %s: allocation %d (%s) ignored: expected whole percents of %s that sum to 100",
-                experiment, version, allocation_key(shares)[:200], ", ".join(sorted(self._variants[experiment])),
-            )  # fmt: skip
-            return False
-        with self._update_lock:
-            if version <= self._in_force[experiment].version:
+        with self._lock:
+            plan = self._plans.get(experiment)
+            if plan is None:
                 return False
-            self._in_force[experiment] = _in_force(version, dict(shares))
-            if experiment in self._uniform:
-                # A variant that a guardrail has taken out of the traffic is not shown for the sake of a comparison.
-                shown = [name for name in self._uniform[experiment].shares if shares[name]]
-                self._uniform[experiment] = _in_force(0, dict.fromkeys(shares, 0) | equal_percents(shown))
+            if shares.keys() != plan.variants or sum(shares.values()) != 100 or min(shares.values()) < 0:
+                log.warning(
+                    "experiment %s: allocation %d (%s) ignored: expected whole percents of %s that sum to 100",
+                    experiment, version, allocation_key(shares)[:200], ", ".join(sorted(plan.variants)),
+                )  # fmt: skip
+                return False
+            if version <= plan.version:
+                return False
+            self._plans = {**self._plans, experiment: make_plan(plan.experiment, version, shares)}
         return True
 
-    def assign(self, requests: Sequence[AssignmentRequest]) -> list[tuple[Routed, ...]]:
+    def assign(
+        self, requests: Sequence[AssignmentRequest], only: Collection[str] | None = None
+    ) -> list[tuple[Routed, ...]]:
         """One tuple a request, one `Routed` an experiment, both in order; one round trip to the store.
 
-        A unit that was assigned before keeps its variant, propensity and allocation. A unit that occurs twice
-        in the batch is sticky the second time. Raises ConfigError when a request lacks the unit an experiment
-        randomises, TransportError when the store stays away (the call can be repeated).
+        A unit that was assigned before keeps its variant, propensity and allocation, unless the experiment is a
+        roll-out. A unit that occurs twice in the batch is sticky the second time. A unit outside an experiment is
+        told what it sees and why. only: names of the experiments that answer; all by default. Raises ConfigError
+        when a request lacks the unit an experiment randomises, TransportError when the store stays away (the call
+        can be repeated).
         """
-        claims: dict[tuple[str, str], Claim] = {}
-        wanted: list[list[tuple[str, str]]] = [[] for _ in requests]
-        for experiment in self.experiments:
-            name, kind, salt = experiment.name, experiment.unit, experiment.salt or experiment.name
-            in_force, uniform, reserve = self._in_force[name], self._uniform.get(name), experiment.bandit.reserve
-            ttl_ms = experiment.assignment_ttl_s * 1000
-            for request, keys in zip(requests, wanted, strict=True):
-                unit = request.units.get(kind) or (request.user_id if kind == "user" else "")
-                if not unit:
-                    raise ConfigError(
-                        f"experiment {name} randomises by {kind}; the request has {sorted(request.units) or 'no units'}"
-                    )
-                key = (name, unit)
-                keys.append(key)
-                if key not in claims:
-                    reserved = uniform if uniform and bucket(f"{salt}/reserve", unit) < reserve else None
-                    claims[key] = Claim(name, unit, (reserved or in_force).draw(bucket(salt, unit)), ttl_ms)
-        return self._answer(requests, wanted, self._claim(claims))
+        plans = [plan for name, plan in self._plans.items() if only is None or name in only]
+        columns = [_ask(plan, requests) for plan in plans]
+        drawn = [_draw(plan, column) for plan, column in zip(plans, columns, strict=True)]
+        found = self._claim(plans, drawn)
+        filled = [
+            self._fill(plan, column, requests, answers)
+            for plan, column, answers in zip(plans, columns, found, strict=True)
+        ]
+        answers: list[tuple[Routed, ...]] = list(zip(*filled, strict=True)) if filled else [()] * len(requests)
+        if self._exposures is not None:
+            self._log(plans, requests, answers)
+        return answers
 
     def on_close(self, action: Callable[[], None]) -> None:
         """Run `action` when the router is closed, last one first."""
@@ -177,54 +203,104 @@ class Router:
     ) -> None:
         self.close()
 
-    def _answer(
+    def _replan(self, plans: dict[str, Plan]) -> None:
+        self._segmenter.follow([plan.experiment for plan in plans.values()])
+        self._plans = plans
+
+    def _claim(self, plans: Sequence[Plan], drawn: Sequence[dict[str, Drawn]]) -> list[dict[str, Answer]]:
+        """Unit → (what is in force, made by this call) for each plan, in one call of the store."""
+        claims = [
+            Claim(plan.experiment.name, unit, wanted, plan.ttl_ms)
+            for plan, units in zip(plans, drawn, strict=True)
+            if plan.sticky
+            for unit, wanted in units.items()
+            if wanted is not None
+        ]
+        answers = iter(self._patiently(lambda: self._store.claim(claims)) if claims else [])
+        found: list[dict[str, Answer]] = []
+        for plan, units in zip(plans, drawn, strict=True):
+            inside = [unit for unit, wanted in units.items() if wanted is not None] if plan.leaves_out else units
+            if plan.sticky:
+                found.append(dict(zip(inside, answers, strict=False)))
+                self._draw_again(plan, units, found[-1])
+            else:
+                found.append({unit: (wanted, True) for unit, wanted in units.items() if wanted is not None})
+        return found
+
+    def _draw_again(self, plan: Plan, drawn: Mapping[str, Drawn], found: dict[str, Answer]) -> None:
+        """A variant that has left the experiment can no longer be shown."""
+        if plan.variants.issuperset([stored.variant for stored, _ in found.values()]):
+            return
+        gone = [
+            (Claim(plan.experiment.name, unit, wanted, plan.ttl_ms), stored)
+            for unit, (stored, _) in found.items()
+            if stored.variant not in plan.variants and (wanted := drawn[unit]) is not None
+        ]
+        replaced = self._patiently(lambda: self._store.replace(gone))
+        found.update((claim.unit, answer) for (claim, _), answer in zip(gone, replaced, strict=True))
+
+    def _fill(
         self,
+        plan: Plan,
+        column: Sequence[Cell],
         requests: Sequence[AssignmentRequest],
-        wanted: Sequence[Sequence[tuple[str, str]]],
-        in_force: dict[tuple[str, str], tuple[StoredAssignment, bool]],
-    ) -> list[tuple[Routed, ...]]:
-        kinds = {experiment.name: experiment.unit for experiment in self.experiments}
-        exposures: list[AssignmentMade] = []
+        found: dict[str, Answer],
+    ) -> list[Routed]:
+        """The column with every unit that is in answered."""
+        name, kind = plan.experiment.name, plan.experiment.unit
+        parts = self._segmenter.parts if plan.experiment.segments else None
+        left_out = Routed(name, plan.experiment.control_name, None, "traffic")
+        repeats = plan.sticky and len(found) < len(column)
         answers = []
-        for request, keys in zip(requests, wanted, strict=True):
-            answer = []
-            for key in keys:
-                stored, made = in_force[key]
-                if made:
-                    in_force[key] = (stored, False)
-                name, unit = key
-                kind = kinds[name]
-                assignment = Assignment(name, stored.variant, stored.allocation, unit, stored.propensity, kind)
-                segments = self._segmenter.parts(assignment, request.attributes)
-                answer.append(Routed(assignment, stored.version, not made, segments))
-                if self._exposures is not None:
-                    exposures.append(
-                        AssignmentMade(
-                            experiment=name, variant=stored.variant, unit=unit, unit_kind=kind,
-                            user_id=request.user_id, allocation=stored.allocation,
-                            allocation_version=stored.version, propensity=stored.propensity,
-                            at_ms=request.at_ms, sticky=not made,
-                        )
-                    )  # fmt: skip
-            answers.append(tuple(answer))
-        if self._exposures is not None and exposures:
-            self._exposures(exposures)
+        for row, cell in enumerate(column):
+            if not isinstance(cell, str):
+                answers.append(cell)
+                continue
+            answer = found.get(cell)
+            if answer is None:
+                answers.append(left_out)
+                continue
+            stored, made = answer
+            if made and repeats:
+                found[cell] = (stored, False)
+            assignment = Assignment(name, stored.variant, stored.allocation, cell, stored.propensity, kind)
+            segments = parts(assignment, requests[row].attributes) if parts else ()
+            answers.append(Routed(name, stored.variant, assignment, None, stored.version, not made, segments))
         return answers
 
-    def _claim(self, claims: dict[tuple[str, str], Claim]) -> dict[tuple[str, str], tuple[StoredAssignment, bool]]:
-        batch = list(claims.values())
-        answers = self._patiently(lambda: self._store.claim(batch))
-        in_force = dict(zip(claims, answers, strict=True))
-        # A variant that has left the experiment can no longer be shown: its units are drawn again.
-        gone = [
-            (claims[key], stored)
-            for key, (stored, made) in in_force.items()
-            if not made and stored.variant not in self._variants[key[0]]
-        ]
-        if gone:
-            replaced = self._patiently(lambda: self._store.replace(gone))
-            in_force.update(((c.experiment, c.unit), answer) for (c, _), answer in zip(gone, replaced, strict=True))
-        return in_force
+    def _log(
+        self, plans: Sequence[Plan], requests: Sequence[AssignmentRequest], answers: Sequence[Sequence[Routed]]
+    ) -> None:
+        """Tell the exposure log who was given what, and who was held out."""
+        exposures = []
+        held = {
+            plan.experiment.name: (plan.experiment.unit, plan.experiment.holdout.share)
+            for plan in plans
+            if plan.experiment.holdout is not None
+        }
+        for request, answer in zip(requests, answers, strict=True):
+            for routed in answer:
+                assignment = routed.assignment
+                if assignment is not None:
+                    exposures.append(
+                        AssignmentMade(
+                            experiment=routed.experiment, variant=routed.variant, unit=assignment.unit,
+                            unit_kind=assignment.unit_kind, user_id=request.user_id, allocation=assignment.allocation,
+                            allocation_version=routed.version, propensity=assignment.propensity,
+                            at_ms=request.at_ms, sticky=routed.sticky,
+                        )
+                    )  # fmt: skip
+                elif routed.outside == "holdout" and routed.experiment in held:
+                    kind, share = held[routed.experiment]
+                    exposures.append(
+                        AssignmentMade(
+                            experiment=routed.experiment, variant=routed.variant, unit=_unit(request, kind),
+                            unit_kind=kind, user_id=request.user_id, allocation="", allocation_version=0,
+                            propensity=share, at_ms=request.at_ms, outside="holdout",
+                        )
+                    )  # fmt: skip
+        if self._exposures is not None and exposures:
+            self._exposures(exposures)
 
     def _patiently(self, ask: Callable[[], list[tuple[StoredAssignment, bool]]]) -> list[tuple[StoredAssignment, bool]]:
         wait_s, waited_s = FIRST_WAIT_S, 0.0
@@ -241,7 +317,30 @@ class Router:
                 wait_s = min(2 * wait_s, LONGEST_WAIT_S)
 
 
-def _in_force(version: int, shares: Mapping[str, int]) -> _InForce:
-    key = allocation_key(shares)
-    stored = {n: StoredAssignment(n, key, version, share / 100) for n, share in shares.items() if share}
-    return _InForce(version, shares, stored)
+def _ask(plan: Plan, requests: Sequence[AssignmentRequest]) -> list[Cell]:
+    """The unit of each request, or what it is told where it is outside."""
+    experiment = plan.experiment
+    name, kind = experiment.name, experiment.unit
+    if plan.closed is not None:
+        return [Routed(name, plan.closed[0], None, plan.closed[1])] * len(requests)
+    units = [_unit(request, kind) for request in requests]
+    if not all(units):
+        given = sorted(requests[units.index("")].units) or "no units"
+        raise ConfigError(f"experiment {name} randomises by {kind}; the request has {given}")
+    shunts = plan.shunts
+    if shunts is None:
+        return [*units]
+    told = (shunts(unit, request.attributes) for unit, request in zip(units, requests, strict=True))
+    return [unit if why is None else Routed(name, why[0], None, why[1]) for unit, why in zip(units, told, strict=True)]
+
+
+def _draw(plan: Plan, column: Sequence[Cell]) -> dict[str, Drawn]:
+    """Unit → what it draws, each once."""
+    if plan.closed is not None:
+        return {}
+    draw = plan.draw
+    return {unit: draw(unit) for unit in dict.fromkeys(column) if isinstance(unit, str)}
+
+
+def _unit(request: AssignmentRequest, kind: UnitKind) -> str:
+    return request.units.get(kind) or (request.user_id if kind == "user" else "")

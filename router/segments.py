@@ -24,23 +24,32 @@ class Segmenter:
     """Which segments there are. It remembers the values it has met: what comes after `MAX_VALUES` is `other`."""
 
     def __init__(self, experiments: Sequence[Experiment]) -> None:
+        self._seen: dict[tuple[str, str], set[str]] = {}
+        self._crowded: set[tuple[str, str]] = set()
+        self._left_out: list[tuple[str, str]] = []
+        self.follow(experiments)
+
+    def follow(self, experiments: Sequence[Experiment]) -> None:
+        """These are the experiments from now on; values that were met are remembered."""
         room = max(0, MAX_ASSIGNMENTS - len(experiments))
         wanted = [(experiment.name, key) for experiment in experiments for key in experiment.segments]
         # For all requests alike, or the segments of an attribute would no longer add up to their experiment.
-        self._seen: dict[tuple[str, str], set[str]] = {place: set() for place in wanted[:room]}
-        self._crowded: set[tuple[str, str]] = set()
-        self._keys = {e.name: [key for key in e.segments if (e.name, key) in self._seen] for e in experiments}
-        if wanted[room:]:
+        counted = wanted[:room]
+        for place in counted:
+            self._seen.setdefault(place, set())
+        self._keys = {e.name: [key for key in e.segments if (e.name, key) in counted] for e in experiments}
+        if wanted[room:] and wanted[room:] != self._left_out:
             log.warning(
                 "an impression carries at most %d assignments: not counted are the segments %s",
                 MAX_ASSIGNMENTS,
                 ", ".join(f"{name}@{key}" for name, key in wanted[room:]),
             )
+        self._left_out = wanted[room:]
 
     def parts(self, assignment: Assignment, attributes: Mapping[str, str]) -> tuple[Assignment, ...]:
         """`assignment` under the name of each segment that a request with `attributes` belongs to, one a key."""
         name = assignment.experiment
-        keys = self._keys[name]
+        keys = self._keys.get(name)
         if not keys:
             return ()
         return tuple(

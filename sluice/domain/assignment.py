@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import msgspec
 from msgspec import Struct
@@ -24,7 +24,7 @@ class StoredAssignment(Struct, frozen=True, array_like=True, gc=False):
     propensity: float
 
 
-class Claim(NamedTuple):
+class Claim(Struct, frozen=True, gc=False):
     """A router's wish to give `unit` the assignment `wanted`, unless somebody gave it one before."""
 
     experiment: str

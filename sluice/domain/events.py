@@ -118,6 +118,8 @@ class AssignmentMade(Struct, frozen=True, kw_only=True, tag_field="type", tag="a
     """True when the variant came from an earlier assignment of the unit, not from this draw."""
     degraded: bool = False
     """True when Redis was away: drawn by hash alone, without looking whether the unit was given another one before."""
+    outside: str = ""
+    """`holdout`: the unit is held out of the experiment, with this probability, and was shown the control."""
     v: int = SCHEMA_VERSION
 
 

@@ -95,13 +95,38 @@ class TestRedis(ClaimsContract):
             AssignmentStore(redis, keys).lookup([("e", "u")])
 
     def test_one_round_trip_a_batch(self, redis: Any) -> None:
+        store = AssignmentStore(redis, Keys(f"t{uuid4().hex}:"))
+        store.claim([Claim("e", "first", A, 60_000)])
         before = redis.info("stats")
-        AssignmentStore(redis, Keys(f"t{uuid4().hex}:")).claim([Claim("e", str(n), A, 60_000) for n in range(500)])
+        store.claim([Claim("e", str(n), A if n % 2 else B, 60_000) for n in range(500)])
         after = redis.info("stats")
-        assert after["total_commands_processed"] - before["total_commands_processed"] == 1001
-        # A pipeline is read in a few reads of the socket; a call for each unit would be a thousand.
+        # What a script does counts as well: of each unit the look and the write; then one call a variant, and INFO.
+        assert after["total_commands_processed"] - before["total_commands_processed"] == 1000 + 2 + 1
         if "total_reads_processed" in after:
             assert after["total_reads_processed"] - before["total_reads_processed"] < 20
+
+    def test_answers_of_a_large_batch_come_in_its_order(self, redis: Any) -> None:
+        store = AssignmentStore(redis, Keys(f"t{uuid4().hex}:"))
+        claims = [Claim("ef"[n % 2], f"u{n}", (A, B)[n % 3 == 0], 60_000) for n in range(2500)]
+        other = [Claim(claim.experiment, claim.unit, B, 60_000) for claim in claims[:1200]]
+        assert store.claim(other[::2]) == [(B, True)] * 600
+        taken = {(claim.experiment, claim.unit) for claim in other[::2]}
+        assert store.claim(claims) == [
+            (B, False) if (claim.experiment, claim.unit) in taken else (claim.wanted, True) for claim in claims
+        ]
+
+    def test_a_server_that_forgot_the_script_is_told_again(self, redis: Any) -> None:
+        store = AssignmentStore(redis, Keys(f"t{uuid4().hex}:"))
+        assert store.claim([Claim("e", "u", A, 60_000)]) == [(A, True)]
+        redis.script_flush()
+        assert store.claim([Claim("e", "u", B, 60_000), Claim("e", "v", B, 60_000)]) == [(A, False), (B, True)]
+
+    def test_what_somebody_else_wrote_is_an_invalid_event(self, redis: Any) -> None:
+        keys = Keys(f"t{uuid4().hex}:")
+        for value in (b"?", b"two\nlines"):
+            redis.set(keys.assignment("e", "u"), value)
+            with pytest.raises(InvalidEvent, match=r"not (an assignment|assignments)"):
+                AssignmentStore(redis, keys).claim([Claim("e", "u", A, 60_000)])
 
 
 def requests(count: int) -> list[AssignmentRequest]:

@@ -18,6 +18,7 @@ from producers.synthetic import SyntheticSlates, parse_synthetic
 from router import MemoryAssignments, Router
 from sluice.adapters.checkpoints import ReplayCheckpoint
 from sluice.domain.experiment import Experiment, Variant
+from sluice.domain.status import State
 from sluice.names import IMPRESSIONS
 
 EXPERIMENT = Experiment(name="e", unit="slate", variants=(Variant(name="a"), Variant(name="b")))
@@ -152,3 +153,13 @@ def test_a_replay_that_was_held_up_does_not_make_up_for_it_in_a_burst(monkeypatc
         pace.slates(1)
     # Half a second's worth at once, the others again at their rate.
     assert now_s == pytest.approx(60.9 + 0.4, abs=0.11)
+
+
+def test_slates_outside_the_experiment_are_shown_and_no_evidence() -> None:
+    paused = msgspec.structs.replace(EXPERIMENT, control="b", state=State(status="paused"))
+    records, saved = run(experiment=paused)
+    impressions = [record for record in records if record["type"] == "impression"]
+    assert len(impressions) == 10
+    assert all(record["assignments"] == [] for record in impressions)
+    assert saved[-1].totals["outside"] == {"paused": 5}
+    assert saved[-1].totals["impressions"] == {"b": 10}
