@@ -19,6 +19,7 @@ from training.aliases import ROLLED_BACK, Aliases
 from training.assessment import Assessor
 from training.dataset import Dataset
 from training.gate import DEFAULT_LIMITS, Limits, Verdict
+from training.options import Steps
 from training.records import ABOUT
 from training.router_model import log_router
 from training.session import run_training
@@ -70,7 +71,7 @@ class Registration:
 
 def register(
     settings: Settings, tracking: Tracking, data: Dataset, place: Path, *, seed: int = 0, dry_run: bool = False,
-    limits: Limits = DEFAULT_LIMITS, notice: Callable[[str], None], progress: Callable[[str], None] = lambda name: None,
+    limits: Limits = DEFAULT_LIMITS, notice: Callable[[str], None], progress: Steps = lambda name, share=None: None,
 ) -> Registration:  # fmt: skip
     """Register the models trained on the data prepared at `place`; train them first if that was never done.
 
@@ -115,7 +116,7 @@ def roll_back(settings: Settings, tracking: Tracking, policy: str, *, notice: Ca
 class _Registrar:
     def __init__(
         self, settings: Settings, tracking: Tracking, data: Dataset, seed: int, limits: Limits, dry_run: bool,
-        notice: Callable[[str], None], progress: Callable[[str], None],
+        notice: Callable[[str], None], progress: Steps,
     ) -> None:  # fmt: skip
         self._tracking, self._data, self._seed, self._dry_run = tracking, data, seed, dry_run
         self._notice, self._progress = notice, progress
