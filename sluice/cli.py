@@ -22,6 +22,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "resolve": ("stream_processors.cli:resolve", "Give an existing click stream its assignments."),
     "process": ("stream_processors.cli:process", "Attribute and count, exactly once (a Faust worker)."),
     "features": ("stream_processors.cli:features", "Keep the features of users and items in Redis."),
+    "route": ("router.cli:route", "Serve assignments, rankings and events over HTTP."),
     "analyze": ("analyzer.cli:analyze", "Turn counts into decisions."),
     "watch": ("sluice.console.watch:watch", "Subscribe to decisions or any other topic."),
     "counters": ("sluice.console.counters:counters", "Read the live counters."),

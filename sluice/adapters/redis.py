@@ -12,7 +12,7 @@ from redis.retry import Retry
 from sluice.errors import ConfigError, TransportError
 from sluice.settings import Settings, masked_url
 
-__all__ = ["RedisError", "connect", "server_info", "wait_for_redis"]
+__all__ = ["RedisError", "connect", "ping", "server_info", "wait_for_redis"]
 
 
 def connect(settings: Settings, *, timeout_s: float = 10.0) -> redis.Redis:
@@ -64,3 +64,11 @@ def server_info(settings: Settings) -> dict[str, str]:
     finally:
         client.close()
     return {key: str(value) for key, value in found.items()}
+
+
+def ping(client: redis.Redis) -> None:
+    """Raises TransportError unless the server answers."""
+    try:
+        client.ping()
+    except redis.RedisError as error:
+        raise TransportError(f"Redis does not answer: {error}") from error

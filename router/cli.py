@@ -1,0 +1,80 @@
+"""`sluice route`. Libraries: click, uvicorn (uvloop, httptools)."""
+
+from __future__ import annotations
+
+import json
+import logging
+import socket
+import sys
+from types import FrameType
+
+import click
+
+from sluice.errors import ConfigError
+
+__all__ = ["route"]
+
+SWITCH_S = 0.0005
+"""The event loop and the threads that wait for Redis take turns this often at the least; 5 ms would be seen"""
+GRACE_S = 3
+
+
+@click.command()
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0 takes a free one.")
+@click.option(
+    "--spool-mb", type=click.IntRange(1, 100_000), default=256, show_default=True,
+    help="Disk for events while Kafka is away, in the state folder.",
+)  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="Print the address as one JSON object when ready.")
+def route(host: str, port: int, spool_mb: int, as_json: bool) -> None:
+    """Serve assignments, rankings and events over HTTP.
+
+    The experiments of the catalogue, sticky assignments in Redis, the exposure log on Kafka. Goes on answering while
+    Redis or Kafka are away. SLUICE_TOKEN asks every caller for a bearer token. Runs until Ctrl-C or SIGTERM.
+    """
+    import uvicorn
+
+    from router.api import create_app
+    from router.serving import build_service
+    from sluice.settings import Settings
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    settings = Settings.load()
+    listening = _listen(host, port)
+    sys.setswitchinterval(SWITCH_S)
+    try:
+        service = build_service(settings, spool_bytes=spool_mb * 1024 * 1024)
+    except BaseException:
+        listening.close()
+        raise
+    shown = f"[{host}]" if ":" in host else host
+    url = f"http://{shown}:{listening.getsockname()[1]}"
+
+    class Server(uvicorn.Server):
+        def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+            service.begin_closing()
+            super().handle_exit(sig, frame)
+
+    app = create_app(settings, service=service)
+    server = Server(
+        uvicorn.Config(app, access_log=False, log_level="warning", log_config=None, server_header=False, lifespan="on",
+                       timeout_graceful_shutdown=GRACE_S)
+    )  # fmt: skip
+    click.echo(json.dumps({"url": url, "docs": f"{url}/docs"}) if as_json else f"router at {url} · API: {url}/docs")
+    if not settings.token and host not in ("127.0.0.1", "localhost", "::1"):
+        logging.getLogger("router").warning("anybody who reaches %s may use it: set SLUICE_TOKEN", host)
+    server.run(sockets=[listening])
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listening = socket.socket(family)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((host, port))
+        listening.listen(2048)
+    except OSError as error:
+        listening.close()
+        raise ConfigError(f"--host {host} --port {port}: {(error.strerror or str(error)).lower()}") from error
+    return listening

@@ -1,0 +1,164 @@
+"""What ranks in the service: registered models on online features, and the rules that need no memory of their own.
+
+Rankings that wait for the same model are scored together. Whatever goes wrong with a model or its features, the order
+of the request stands and the answer says so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from router.batching import Batcher
+from router.degrading import Breaker
+from router.metrics import Metrics
+from router.models import ModelFollower, Served, follow_models
+from router.rankers import PRIOR_IMPRESSIONS, Context, Random
+from router.ranking import LiveRanking, RankRequest
+from sluice.adapters.features import FeatureStore
+from sluice.domain.experiment import Experiment
+from sluice.errors import ModelUnusable, SluiceError
+from sluice.settings import Settings
+
+__all__ = ["Job", "Scored", "Scoring"]
+
+log = logging.getLogger(__name__)
+
+MODEL_TIMEOUT_S = 0.5
+"""A model that takes longer has failed for the request"""
+SLOW_S = 1.0
+_MODELS = "models:/"
+
+
+class Job(NamedTuple):
+    """Items that the ranker of a variant shall score."""
+
+    experiment: str
+    variant: str
+    user_id: str
+    items: Sequence[str]
+    slate_id: str
+    at_ms: int
+
+
+class Scored(NamedTuple):
+    """One score an item, higher is better. `version` is that of the model, empty for a rule."""
+
+    scores: Sequence[float]
+    version: str
+    failed: bool = False
+    """True when the scores are only the order of the request"""
+
+
+class _Task(NamedTuple):
+    job: Job
+    served: Served | None
+    """None: by the click rates of the items"""
+
+
+class Scoring:
+    """Scores of `random`, of `popularity` (the items' click rates in Redis) and of `models:/…`."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        experiments: Iterable[Experiment],
+        store: FeatureStore,
+        breaker: Breaker,
+        metrics: Metrics,
+    ) -> None:
+        """Returns once every model is loaded. Raises ConfigError, TransportError as `follow_models`."""
+        self._store = store
+        self._live = LiveRanking(store)
+        self._breaker = breaker
+        self._metrics = metrics
+        self._rankers = {(e.name, v.name): v.ranker or v.name for e in experiments for v in e.variants}
+        self._random = {e.name: Random(e.seed) for e in experiments}
+        uris = {ranker: ranker for ranker in self._rankers.values() if ranker.startswith(_MODELS)}
+        self._models: ModelFollower | None = follow_models(settings, uris) if uris else None
+        for (experiment, variant), ranker in self._rankers.items():
+            if ranker not in uris and ranker not in ("random", "popularity"):
+                log.warning("experiment %s: variant %s: ranker %s learns from a replay only: over HTTP the order of "
+                            "the request stands", experiment, variant, ranker)  # fmt: skip
+        self._batches: Batcher[_Task, Scored] = Batcher(self._work, name="router-rank")
+
+    def __len__(self) -> int:
+        """Rankings that wait"""
+        return len(self._batches)
+
+    def close(self) -> None:
+        self._batches.close()
+        if self._models is not None:
+            self._models.close()
+
+    def version(self, experiment: str, variant: str) -> str:
+        """Version of the variant's model that serves now; empty for a rule"""
+        served = self._served(self._rankers.get((experiment, variant), ""))
+        return "" if served is None else str(served.version.version)
+
+    def versions(self) -> dict[str, str]:
+        """Model → version that serves now"""
+        in_force = self._models.in_force if self._models is not None else {}
+        return {uri: str(served.version.version) for uri, served in in_force.items()}
+
+    async def score(self, job: Job) -> Scored:
+        """The scores of the job's variant. Never fails: what does is counted, and the order of the request stands."""
+        ranker = self._rankers.get((job.experiment, job.variant), "")
+        if ranker == "random":
+            context = Context(job.slate_id, job.at_ms)
+            return Scored(self._random[job.experiment].rank(job.user_id, job.items, context), "")
+        served = self._served(ranker)
+        try:
+            if served is None and ranker != "popularity":
+                raise ModelUnusable(f"ranker {ranker}: not served over HTTP")
+            return await asyncio.wait_for(self._batches.ask(_Task(job, served)), MODEL_TIMEOUT_S)
+        except Exception as error:  # noqa: BLE001 - whatever a model does, the request is answered
+            if not isinstance(error, SluiceError):
+                log.error("variant %s of %s: %s: %s", job.variant, job.experiment, type(error).__name__, error)
+            self._metrics.count("sluice_ranking_fallbacks_total", job.experiment, job.variant)
+            count = len(job.items)
+            return Scored([(count - place) / count for place in range(count)], "", failed=True)
+
+    def _served(self, ranker: str) -> Served | None:
+        return None if self._models is None else self._models.in_force.get(ranker)
+
+    def _work(self, tasks: Sequence[_Task]) -> list[Scored | Exception]:
+        """In the thread of the batches."""
+        begun = time.perf_counter()
+        found: dict[int, Scored | Exception] = {}
+        by_model: dict[int, list[int]] = {}
+        for place, task in enumerate(tasks):
+            by_model.setdefault(id(task.served), []).append(place)
+        for places in by_model.values():
+            # One round trip a model, so that a model that fails takes no other with it.
+            try:
+                found |= zip(places, self._of_one_model([tasks[place] for place in places]), strict=True)
+            except Exception as error:  # noqa: BLE001 - it reaches those who wait for it
+                found |= dict.fromkeys(places, error)
+        self._metrics.observe("sluice_ranking_batch_seconds", time.perf_counter() - begun)
+        return [found[place] for place in range(len(tasks))]
+
+    def _of_one_model(self, tasks: Sequence[_Task]) -> list[Scored]:
+        served = tasks[0].served
+        if served is None:
+            return self._breaker.call(lambda: self._click_rates(tasks), SLOW_S)
+        requests = [RankRequest(job.user_id, job.items, job.at_ms, served.model) for job, _ in tasks]
+        scores = self._breaker.call(lambda: self._live.score(requests), SLOW_S)
+        version = str(served.version.version)
+        for (job, _), found in zip(tasks, scores, strict=True):
+            for score in found.tolist():
+                self._metrics.observe("sluice_ranking_scores", score, job.experiment, job.variant)
+        return [Scored(found.tolist(), version) for found in scores]
+
+    def _click_rates(self, tasks: Sequence[_Task]) -> list[Scored]:
+        """Shrunk to a half as by five observations: no overall rate is at hand."""
+        items = list(dict.fromkeys(item for task in tasks for item in task.job.items))
+        _, states = self._store.read([], items)
+        rate = {
+            item: (state.likes + PRIOR_IMPRESSIONS / 2) / (state.count + PRIOR_IMPRESSIONS)
+            for item, state in zip(items, states, strict=True)
+        }
+        return [Scored([rate[item] for item in task.job.items], "") for task in tasks]

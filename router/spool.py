@@ -1,0 +1,175 @@
+"""Records that the broker could not take, on disk in order until it can. Library: msgspec (MessagePack).
+
+A spool is a folder of segments, each a row of frames: length and CRC-32 of the payload (big-endian, 4 bytes each), then
+the payload. Nothing counts as written before `fsync` has returned, once for all records of an `append`. A segment is
+deleted when all of it is on the broker, so after a crash a part of one segment may be sent again; nothing is lost.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import struct
+import threading
+import zlib
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO, NamedTuple
+
+import msgspec
+
+from sluice.errors import ConfigError, TransportError
+
+__all__ = ["Record", "Spool"]
+
+log = logging.getLogger(__name__)
+
+_HEADER = struct.Struct(">II")
+SEGMENT_BYTES = 1024 * 1024
+MAX_RECORD_BYTES = 16 * 1024 * 1024
+SUFFIX = ".spool"
+
+
+class Record(NamedTuple):
+    """One record for Kafka."""
+
+    topic: str
+    key: str
+    value: bytes
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(tuple[str, str, bytes]).decode
+
+
+class Spool:
+    """A bounded queue of records on disk. Safe to use from several threads, by one process at a time."""
+
+    def __init__(self, folder: Path, *, max_bytes: int = 256 * 1024 * 1024, segment_bytes: int = SEGMENT_BYTES) -> None:
+        """What an earlier process left in `folder` comes first. Raises ConfigError when another one uses it."""
+        self._folder = folder
+        self._max_bytes = max_bytes
+        self._segment_bytes = segment_bytes
+        self._mutex = threading.RLock()
+        self._owner = _own(folder)
+        found = sorted(folder.glob(f"*{SUFFIX}"))
+        self._segments: deque[Path] = deque(found)
+        self._sizes = {path: path.stat().st_size for path in found}
+        self._number = int(found[-1].stem) if found else 0
+        self._open: IO[bytes] | None = None
+
+    @property
+    def bytes(self) -> int:
+        """Size of all segments"""
+        with self._mutex:
+            return sum(self._sizes.values())
+
+    @property
+    def empty(self) -> bool:
+        return not self._segments
+
+    def append(self, records: Sequence[Record]) -> None:
+        """Return once all `records` are on the disk. Raises TransportError when it is full: then none of them count."""
+        frames = bytearray()
+        for record in records:
+            payload = _encode(record)
+            frames += _HEADER.pack(len(payload), zlib.crc32(payload)) + payload
+        with self._mutex:
+            if self.bytes + len(frames) > self._max_bytes:
+                raise TransportError(f"spool {self._folder}: {self._max_bytes} bytes are in use")
+            try:
+                self._write(frames)
+            except OSError as error:
+                self._rotate()  # a torn frame may end this segment: what follows goes to another
+                raise TransportError(f"spool {self._folder}: {(error.strerror or str(error)).lower()}") from error
+
+    def oldest(self) -> tuple[Path, list[Record]] | None:
+        """The first segment and its records; `drop` it when they are delivered. None when the spool is empty."""
+        with self._mutex:
+            if not self._segments:
+                return None
+            path = self._segments[0]
+            if len(self._segments) == 1:
+                self._rotate()
+        return path, _read(path)
+
+    def drop(self, path: Path) -> None:
+        """Delete a segment that `oldest` returned."""
+        with self._mutex:
+            self._segments.remove(path)
+            self._sizes.pop(path, None)
+            path.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """What is in the spool stays there for the next process."""
+        with self._mutex:
+            self._rotate()
+            self._owner.close()
+
+    def _write(self, frames: bytearray) -> None:
+        out = self._open
+        if out is None or self._sizes[self._segments[-1]] >= self._segment_bytes:
+            self._rotate()
+            self._number += 1
+            path = self._folder / f"{self._number:012d}{SUFFIX}"
+            out = self._open = path.open("xb", buffering=0)
+            self._segments.append(path)
+            self._sizes[path] = 0
+            _sync_folder(self._folder)
+        self._sizes[self._segments[-1]] += len(frames)
+        view = memoryview(frames)
+        while view:
+            view = view[out.write(view) :]
+        os.fsync(out.fileno())
+
+    def _rotate(self) -> None:
+        if self._open is not None:
+            self._open.close()
+            self._open = None
+
+
+def _own(folder: Path) -> IO[str]:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        owner = (folder / "owner").open("w")
+    except OSError as error:
+        raise ConfigError(f"spool {folder}: {(error.strerror or str(error)).lower()}") from error
+    try:
+        fcntl.flock(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        owner.close()
+        raise ConfigError(f"spool {folder} is in use by another router: give this one another folder") from None
+    return owner
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _read(path: Path) -> list[Record]:
+    """The whole records of a segment. What follows a damaged one is kept beside it for a person to look at."""
+    data = path.read_bytes()
+    records: list[Record] = []
+    place = 0
+    while place < len(data):
+        try:
+            length, checksum = _HEADER.unpack_from(data, place)
+            payload = data[place + _HEADER.size : place + _HEADER.size + length]
+            if length > MAX_RECORD_BYTES or len(payload) < length or zlib.crc32(payload) != checksum:
+                break
+            records.append(Record(*_decode(payload)))
+        except (struct.error, msgspec.DecodeError):
+            break
+        place += _HEADER.size + length
+    if place < len(data):
+        kept = path.with_suffix(".damaged")
+        kept.write_bytes(data[place:])
+        # Never acknowledged when it is the torn end of an append that a crash interrupted.
+        log.warning("spool: %s: %d bytes from %d on are damaged, kept as %s", path, len(data) - place, place, kept.name)
+    return records
