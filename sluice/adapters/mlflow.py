@@ -79,6 +79,8 @@ class Registry:
 
         Raises ModelUnusable when there is none, TransportError when MLflow does not answer.
         """
+        if self._nothing_there():
+            raise ModelUnusable(f"{ref}: MLflow at {masked_url(self._uri)} knows no such model")
         client = self._connected()
         from mlflow.exceptions import MlflowException
 
@@ -126,6 +128,11 @@ class Registry:
             with suppress(OSError):  # another process was quicker
                 artifacts.rename(place)
 
+    def _nothing_there(self) -> bool:
+        """Whether there is no database yet: whoever only reads makes none."""
+        scheme, _, path = self._uri.partition(":///")
+        return scheme == "sqlite" and not Path(path).exists()
+
     def _connected(self) -> Any:
         if self._client is None:
             logger = logging.getLogger("mlflow")
@@ -134,5 +141,8 @@ class Registry:
                 os.environ.setdefault(name, value)
             from mlflow import MlflowClient
 
+            # After the import, which sets it. They warn of what models of ours do not use, and of every retry.
+            for name in ("mlflow", "urllib3.connectionpool"):
+                logging.getLogger(name).setLevel(logging.ERROR)
             self._client = MlflowClient(self._uri, self._uri)
         return self._client
