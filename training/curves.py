@@ -10,7 +10,7 @@ from sluice.features.definition import Floats
 from training.metrics import Scored
 from training.simultaneous import Interval, ratio, simultaneous
 
-__all__ = ["Bin", "Curve", "calibration_error", "gain", "lift", "precision_recall", "reliability", "roc"]
+__all__ = ["Bin", "Curve", "gain", "lift", "precision_recall", "reliability", "roc"]
 
 BINS = 10
 POINTS = 200
@@ -75,13 +75,6 @@ def reliability(scored: Scored, bins: int = BINS, seed: int = 0) -> list[Bin]:
         Bin(float(scored.score[g].mean()), observed, int(g.sum()))
         for g, observed in zip(groups, simultaneous(shares, seed=seed), strict=True)
     ]
-
-
-def calibration_error(scored: Scored, bins: int = BINS) -> float:
-    """Expected calibration error: distance of what was said from what was observed, mean over rows by bins."""
-    place = _bins(scored.score, bins)
-    gap = np.bincount(place, scored.score - scored.liked, bins)
-    return float(np.abs(gap).sum() / len(place))
 
 
 def _bins(score: Floats, bins: int) -> np.ndarray[tuple[int], np.dtype[np.intp]]:

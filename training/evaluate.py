@@ -35,6 +35,8 @@ class Comparison(NamedTuple):
     values: Mapping[str, float]
     intervals: Mapping[str, tuple[float, float]]
     """95 %, paired: both are drawn with the same users"""
+    ahead: Mapping[str, float]
+    """Share of the draws in which the first has the larger figure, equal ones half"""
     auc_test: Difference
     """DeLong's test of the AUCs, rows clustered by user"""
 
@@ -71,13 +73,20 @@ def compare(results: Mapping[str, Scored], first: str, second: str, seed: int = 
     value, reference = point(one), point(other)
     drawn, against = bootstrap(one, weights), bootstrap(other, weights)
     names = [name for name in value if name in reference]
+    differences = {name: drawn[name] - against[name] for name in names}
     return Comparison(
         first,
         second,
         {name: value[name] - reference[name] for name in names},
-        intervals({name: drawn[name] - against[name] for name in names}),
+        intervals(differences),
+        {name: _ahead(lead) for name, lead in differences.items()},
         difference(one.liked, one.score, other.score, one.row_user),
     )
+
+
+def _ahead(lead: Floats) -> float:
+    defined = lead[~np.isnan(lead)]
+    return float(((defined > 0) + (defined == 0) / 2).mean()) if len(defined) else float("nan")
 
 
 def _weights(results: Mapping[str, Scored], draws: int, seed: int) -> Floats:

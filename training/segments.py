@@ -22,8 +22,8 @@ MIN_USERS = 20
 """Segments of fewer users are named, not judged."""
 _MIN_CLASS = 20
 """Rows with a click, and without."""
-_HISTORY = ((0, "new, nothing known"), (1, "1–19 ratings known"), (20, "20–99"), (100, "100 and more"))
-_POPULARITY = ((0, "0–9 ratings known"), (10, "10–49"), (50, "50–199"), (200, "200 and more"))
+_HISTORY = ((0, "no rating yet"), (1, "1–19 ratings"), (20, "20–99 ratings"), (100, "100 ratings and more"))
+_POPULARITY = ((0, "0–9 ratings"), (10, "10–49 ratings"), (50, "50–199 ratings"), (200, "200 ratings and more"))
 
 
 class Segment(NamedTuple):

@@ -1,0 +1,126 @@
+"""The report of an evaluation: one HTML file that needs nothing else. Library: jinja2 (autoescape on)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+
+from training.charts import inline
+from training.evaluate import DRAWS
+from training.evaluation import Evaluation
+from training.report_charts import charts
+from training.report_tables import Cell, Column, Table, tables, to_csv
+from training.report_words import caveats, fairness_words, fold_words, segment_words
+from training.simultaneous import Interval
+from training.train import MODELS
+
+__all__ = ["render", "write_files"]
+
+TEMPLATES = Path(__file__).with_name("templates")
+
+
+def render(found: Evaluation, versions: Mapping[str, str], title: str = "") -> str:
+    """The page. versions: of what the figures depend on, by name."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from markupsafe import Markup
+
+    made = charts(found)
+
+    def chart(name: str) -> Markup:
+        # The SVG comes from matplotlib, which escapes the texts in it.
+        return Markup(inline(made[name]))
+
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True,
+    )  # fmt: skip
+    environment.filters |= {"number": _number, "ends": _ends, "interval": lambda cell: isinstance(cell, Interval)}
+    page = environment.get_template("report.html.j2")
+    return page.render(
+        title=title or f"Offline comparison on {found.data.name}",
+        found=found,
+        key_table=_key_table(found),
+        tables=tables(found),
+        charts=made,
+        chart=chart,
+        segment_kinds={
+            kind: [name for name in made if name.startswith(f"segments-{_slug(kind)}-")]
+            for kind in dict.fromkeys(one.kind for one in found.segments)
+        },
+        segment_words=segment_words(found),
+        fold_words={kind: fold_words(found, kind) for kind in ("rolling", "grouped")},
+        fairness_words=fairness_words(found),
+        caveats=caveats(found),
+        models={one.name: MODELS[one.name].text for one in found.trained},
+        facts=_facts(found),
+        versions=versions,
+        draws=DRAWS,
+    )
+
+
+def write_files(found: Evaluation, page: str, folder: Path) -> None:
+    """`report.html`, a CSV file a table, an SVG file a chart."""
+    (folder / "report.html").write_text(page, encoding="utf-8")
+    for name, table in tables(found).items():
+        (folder / f"{name}.csv").write_text(to_csv(table), encoding="utf-8")
+    pictures = folder / "charts"
+    pictures.mkdir()
+    for name, chart in charts(found).items():
+        (pictures / f"{name}.svg").write_text(chart.svg, encoding="utf-8")
+
+
+def _key_table(found: Evaluation) -> Table:
+    ranking = tables(found)["ranking"]
+    keys = ("model", "ctr_at_1", "auc")
+    places = [[column.key for column in ranking.columns].index(key) for key in keys]
+    values = {model: one.values["ctr_at_1"] for model, one in found.figures.items()}
+    best_first = sorted(ranking.rows, key=lambda row: (row[0] == "best_possible", -values[str(row[0])]))
+    rows = [[row[place] for place in places] for row in best_first]
+    return Table("key", [ranking.columns[place] for place in places], rows)
+
+
+def _facts(found: Evaluation) -> dict[str, str]:
+    data, log = found.data, found.data.log
+    tested = data.rows(data.test)
+    return {
+        "data": f"{data.name}, fingerprint {data.fingerprint}",
+        "log": f"{len(data.users):,} users, {len(log.items):,} items, {len(log.item):,} ratings in {len(log):,} slates",
+        "trained on": f"{len(data.train):,} slates requested from {_day(log.at_ms[0])}, all ended before the test part",
+        "tested on": (
+            f"{len(data.test):,} later slates of {len(set(log.user[data.test].tolist())):,} users, "
+            f"{len(tested):,} rows from {_day(log.at_ms[data.test_from])} to {_day(log.at_ms[-1])}; "
+            f"{log.liked[tested].mean():.1%} are clicks"
+        ),
+        "seed": str(found.seed),
+    }
+
+
+def _day(at_ms: int) -> str:
+    return datetime.fromtimestamp(int(at_ms) / 1000, UTC).strftime("%Y-%m-%d")
+
+
+def _slug(kind: str) -> str:
+    return "".join(char if char.isalnum() else "-" for char in kind)
+
+
+def _number(cell: Cell, column: Column) -> str:
+    if cell is None:
+        return "–"
+    if isinstance(cell, str):
+        return cell
+    if isinstance(cell, int):
+        return f"{cell:,}"
+    value = cell.value if isinstance(cell, Interval) else cell
+    if column.key == "delong_p" and value < 0.0001:
+        return "< 0.0001"
+    return _minus(f"{value:{'+' if column.signed else ''}.{column.digits}f}")
+
+
+def _ends(cell: Interval, column: Column) -> str:
+    sign = "+" if column.signed else ""
+    return _minus(f"{cell.low:{sign}.{column.digits}f} to {cell.high:{sign}.{column.digits}f}")
+
+
+def _minus(text: str) -> str:
+    return text.replace("-", "−")
