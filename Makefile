@@ -10,13 +10,15 @@ UV_VERSION := 0.13.9
 BIN := .venv/bin
 STAMP := .venv/.installed
 ARGS ?=
+# Of `make mlflow`.
+PORT ?= 5000
 # The first Python that is new enough; `make PYTHON=… install` names another.
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
     "$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$p" && break; done)
 # uv from PATH, else one of our own from the package index.
 UV := $(shell command -v uv 2>/dev/null || echo .bootstrap/bin/uv)
 
-.PHONY: help install demo test test-fast lint bench infra-up infra-down clean lock
+.PHONY: help install demo test test-fast lint bench mlflow infra-up infra-down clean lock
 
 help:
 	@echo "make install     make .venv (the other targets do it by themselves)"
@@ -24,6 +26,7 @@ help:
 	@echo "make test        the whole test suite; make test-fast leaves out Apache Kafka and slow tests"
 	@echo "make lint        ruff, mypy --strict, import contracts"
 	@echo "make bench       throughput against named baselines"
+	@echo "make mlflow      the runs and models of sluice train and register, on port 5000 (PORT=5001: another)"
 	@echo "make infra-up    start a broker and a Redis; make infra-down stops them"
 	@echo "make lock        resolve requirements.lock anew"
 	@echo "make clean       remove .venv and caches"
@@ -60,6 +63,13 @@ lint: $(STAMP)
 
 bench: $(STAMP)
 	@$(BIN)/sluice bench count $(ARGS)
+
+# The database that `sluice train` writes to, unless SLUICE_MLFLOW names another.
+mlflow: $(STAMP)
+	@echo "runs and models: http://127.0.0.1:$(PORT)/#/experiments?workflowType=machine_learning"
+	@MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow server \
+	    --host 127.0.0.1 --port $(PORT) --workers 1 --backend-store-uri \
+	    "$$($(BIN)/python -c 'from sluice.settings import Settings; print(Settings.load().mlflow_uri)')" $(ARGS)
 
 infra-up: $(STAMP)
 	@$(BIN)/sluice infra up $(ARGS)

@@ -25,7 +25,7 @@ def importance_chart(name: str, importance: Mapping[str, float]) -> Figure:
     axes.set_yticks(places, [feature for feature, _ in shown])
     axes.set_xlabel("mean size of what it adds to the log odds")
     rest = len(importance) - len(shown)
-    axes.set_title(f"{name}: what the ranking rests on" + (f" ({rest} smaller ones not shown)" if rest else ""))
+    axes.set_title(f"{name}: what P(click) rests on" + (f" ({rest} smaller ones not shown)" if rest else ""))
     axes.margins(x=0.12)
     axes.spines[["top", "right"]].set_visible(False)
     return figure

@@ -88,6 +88,7 @@ def log_training(
     if difference := report.get("PolicyB - PolicyA"):
         wanted = ("auc", "ctr_at_1", "ndcg_at_3", "log_loss", "auc_p_value")
         numbers |= {f"difference_{name}": difference[name] for name in wanted if difference.get(name) is not None}
+    numbers |= {f"best_possible_{name}": report["best_possible"][name] for name in ("ctr_at_1", "ctr_at_3")}
     mlflow.log_metrics(numbers)
     mlflow.log_dict(environment(), "environment.json")
     mlflow.log_dict(dict(report), "figures.json")

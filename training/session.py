@@ -19,6 +19,8 @@ from training.train import train_models
 __all__ = ["Session", "run_training"]
 
 POLICIES = ("PolicyA", "PolicyB")
+BEST = "best_possible"
+"""No model: its figures belong to the whole training, for no sorting should put it first."""
 
 
 class Session(NamedTuple):
@@ -63,7 +65,7 @@ def run_training(
             one.name: log_model(tracking, parent, subject, examples, place, one, results[one.name], found[one.name])
             for one in trained
         }
-        for name in [name for name in found if name not in models]:
+        for name in [name for name in found if name not in models and name != BEST]:
             log_baseline(tracking, parent, subject, name, found[name])
         log_training(tracking, parent, data, place, report, trials)
     return Session(TrainingRun(parent, models), report)

@@ -35,6 +35,16 @@ _QUIET = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
 }
+_ABOUT = {
+    "mlflow.experimentKind": "custom_model_development",  # or the UI opens with pages about prompts and traces
+    "mlflow.note.content": (
+        "Which model is best, with which parameters, and why. One run per training, with a run per model, baseline and "
+        "study below it. Sort by `test_auc` (overall) or `test_ctr_at_1` (clicks on what is shown first); "
+        "`…_low` and `…_high` bound each with 95 %. `sluice.kind` tells what a run is: training, model, baseline, "
+        "study, trial, evaluation."
+    ),
+}
+_DATABASES = ("postgresql", "mysql", "mssql")
 _FIRST_CALL = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "5"}
 
 
@@ -99,8 +109,7 @@ class Tracking:
                     f"MLflow at {self._shown}: the experiment {experiment} was deleted: restore it with "
                     f"`mlflow experiments restore -x {found.experiment_id}`"
                 )
-            # A server chooses where artifacts lie; of a database of our own they lie beside it.
-            place = None if settings.mlflow else (settings.state / "mlruns" / experiment).absolute().as_uri()
+            place = None if found else _artifacts(settings, experiment)
             self.experiment_id = (
                 found.experiment_id
                 if found
@@ -207,9 +216,21 @@ def requirements(*packages: str) -> list[str]:
     return [f"{name}=={known[name]}" for name in ("sluice-experiments", "mlflow", *packages) if name in known]
 
 
+def _artifacts(settings: Settings, experiment: str) -> str | None:
+    """Where the files of a new experiment lie: a server chooses, those of a database file lie beside it.
+
+    MLflow itself would put them below the folder that the command happens to run in.
+    """
+    scheme, _, path = settings.mlflow_uri.partition(":///")
+    if not scheme.startswith(("sqlite", *_DATABASES)):
+        return None
+    beside = Path(path).parent if scheme == "sqlite" else settings.state
+    return (beside.absolute() / "mlruns" / experiment).as_uri()
+
+
 def _knock(uri: str) -> None:
     """Fail at once where MLflow would retry for minutes: database servers that do not answer."""
-    if not uri.startswith(("postgresql", "mysql", "mssql")):
+    if not uri.startswith(_DATABASES):
         return
     import sqlalchemy
 
