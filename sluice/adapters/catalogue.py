@@ -115,8 +115,10 @@ def change(
         if expected_revision not in (None, experiment.state.revision):
             raise _conflict(experiment, f"is not at revision {expected_revision} any more")
         arms = [arm.name for arm in experiment.variants]
-        if (action == "ship") != bool(variant) or (variant and variant not in arms):
-            raise ConfigError(f"variant: {variant!r}: `ship` takes one of {', '.join(arms)}, other actions none")
+        if action == "ship" and variant not in arms:
+            raise ConfigError(f"variant: {variant!r}: allowed are {', '.join(arms)}")
+        if action != "ship" and variant:
+            raise ConfigError(f"variant: {variant!r}: only `ship` takes one")
         state = changed(name, experiment.state, action, by=by, why=why, at_ms=_now_ms(), variant=variant)
         after = msgspec.structs.replace(experiment, state=state)
         if action == "start":
