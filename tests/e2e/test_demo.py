@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -12,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from movielens_files import write_movielens
 
 from infra.kafka import jars
 
@@ -19,6 +22,7 @@ KEYS = [
     "ratings", "slates", "impressions", "clicks", "counted_impressions", "counted_clicks", "variants", "decision",
     "regret", "regret_fixed_split", "verify", "infra", "seconds", "events_per_second",
 ]  # fmt: skip
+VARIANTS = ("random", "PolicyA", "PolicyB")
 SMALL = "synthetic:slates=600,users=50"
 
 
@@ -58,13 +62,13 @@ def processes_of(folder: Path) -> list[int]:
     return found
 
 
-def check(found: dict[str, Any], slates: int, infra: str) -> None:
+def check(found: dict[str, Any], slates: int, infra: str, names: tuple[str, ...] = VARIANTS) -> None:
     assert list(found) == KEYS
     assert (found["verify"], found["infra"], found["slates"]) == ("exact", infra, slates)
     assert found["impressions"] == 3 * slates == found["counted_impressions"]
     assert 0 < found["clicks"] == found["counted_clicks"]
     variants = found["variants"]
-    assert list(variants) == ["random", "popularity", "affinity"]
+    assert tuple(variants) == names
     for row in variants.values():
         assert list(row) == ["impressions", "clicks", "ctr", "true_ctr", "p_best", "allocation"]
         assert row["ctr"] == pytest.approx(row["clicks"] / row["impressions"], abs=1e-6)
@@ -102,6 +106,53 @@ def test_the_same_on_apache_kafka(start: Callable[..., subprocess.Popen[str]], t
     assert err == ""
     check(json.loads(out), slates=600, infra="local")
     assert processes_of(tmp_path) == []
+
+
+@pytest.mark.slow
+def test_models_are_trained_once_and_compete_on_the_rest(
+    environment: dict[str, str], start: Callable[..., subprocess.Popen[str]], tmp_path: Path
+) -> None:
+    environment["SLUICE_STATE"] = str(tmp_path / "state")
+    data = write_movielens(tmp_path / "tiny")
+    versions = []
+    for _ in range(2):
+        demo = start("--json", "--data", str(data), "--speed", "max")
+        out, err = demo.communicate(timeout=200)
+        assert (demo.returncode, err) == (0, "")
+        found = json.loads(out)
+        # 60 users with eight slates of ten each, of which the first 60 % are for training.
+        check(found, slates=192, infra="embedded")
+        assert found["ratings"] == 4800
+        assert all(
+            found["variants"][name]["true_ctr"] > found["variants"]["random"]["true_ctr"] for name in VARIANTS[1:]
+        )
+        versions.append(registered(tmp_path / "state" / "mlflow.db"))
+    assert versions == [{("PolicyA", "1"), ("PolicyB", "2")}] * 2
+    assert processes_of(tmp_path) == []
+
+
+def registered(database: Path) -> set[tuple[str, str]]:
+    """(alias, version) of the policies."""
+    with contextlib.closing(sqlite3.connect(database)) as connection:
+        rows = connection.execute("select alias, version from registered_model_aliases where name = 'movielens_ctr_ab'")
+        (count,) = connection.execute("select count(*) from model_versions where name = 'movielens_ctr_ab'").fetchone()
+        aliases = {(alias, str(version)) for alias, version in rows}
+    assert count == len(aliases)
+    return aliases
+
+
+@pytest.mark.slow
+def test_without_the_library_of_a_model_the_others_compete(
+    environment: dict[str, str], start: Callable[..., subprocess.Popen[str]], tmp_path: Path
+) -> None:
+    (tmp_path / "lightgbm").mkdir()
+    (tmp_path / "lightgbm" / "__init__.py").write_text("raise OSError('libgomp.so.1: cannot open shared object file')")
+    environment |= {"SLUICE_STATE": str(tmp_path / "state"), "PYTHONPATH": str(tmp_path)}
+    demo = start("--json", "--data", str(write_movielens(tmp_path / "tiny")), "--speed", "max")
+    out, err = demo.communicate(timeout=200)
+    assert demo.returncode == 0, err
+    assert "apt-get install libgomp1" in err
+    check(json.loads(out), slates=192, infra="embedded", names=("random", "PolicyA"))
 
 
 @pytest.mark.slow

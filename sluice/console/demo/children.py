@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -9,10 +10,11 @@ import sys
 import time
 from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Any
 
 from sluice.errors import SluiceError
 
-__all__ = ["Child", "ChildFailed", "Children"]
+__all__ = ["Child", "ChildFailed", "Children", "printed"]
 
 TAIL_LINES = 12
 STOP_S = 5.0
@@ -32,8 +34,12 @@ class ChildFailed(SluiceError):
 class Child:
     """One process. Its stdout and stderr go to files of their own in `folder`."""
 
-    def __init__(self, name: str, arguments: list[str], env: Mapping[str, str], folder: Path) -> None:
+    def __init__(
+        self, name: str, arguments: list[str], env: Mapping[str, str], folder: Path, good: Collection[int]
+    ) -> None:
+        """good: exit codes with which it may end, whenever it does; services never end."""
         self.name = name
+        self.good = good
         self.title = f"`sluice {' '.join(arguments[:2] if name == 'infra' else arguments[:1])}`"
         self.stdout = folder / f"{name}.out"
         self.log = folder / f"{name}.log"
@@ -86,24 +92,24 @@ class Children:
         self.folder = folder
         self._running: list[Child] = []
 
-    def start(self, name: str, *arguments: str) -> Child:
-        child = Child(name, list(arguments), self.env, self.folder)
+    def start(
+        self, name: str, *arguments: str, good: Collection[int] = (), env: Mapping[str, str] | None = None
+    ) -> Child:
+        """A service; with `good` exit codes, a job. `env` is added to that of all."""
+        child = Child(name, list(arguments), {**self.env, **(env or {})}, self.folder, good)
         self._running.append(child)
         return child
 
     def check(self) -> None:
-        """Raises ChildFailed for the first that has ended: services never do."""
+        """Raises ChildFailed for the first that has ended as it should not have."""
         for child in self._running:
-            if child.code is not None:
+            if child.code is not None and child.code not in child.good:
                 raise ChildFailed(child, f"ended with {_reason(child.code)}")
 
-    def done(self, job: Child, good: Collection[int] = (0,)) -> bool:
-        """Whether `job` has ended, with one of the `good` exit codes. Raises ChildFailed for anything else."""
-        if job.code in good:
-            self._running = [child for child in self._running if child is not job]
-            return True
+    def done(self, job: Child) -> bool:
+        """Whether `job` has ended. Raises ChildFailed as `check` does."""
         self.check()
-        return False
+        return job.code is not None
 
     def stop(self) -> None:
         """SIGTERM one by one, the latest first, so that nobody misses a server it needs; then SIGKILL."""
@@ -120,6 +126,16 @@ class Children:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+
+
+def printed(child: Child) -> dict[str, Any]:
+    """The JSON object that `child` printed. Raises ChildFailed when it did not."""
+    try:
+        found = json.loads(child.output())
+    except ValueError as error:
+        raise ChildFailed(child, f"did not print JSON: {error}") from error
+    assert isinstance(found, dict)
+    return found
 
 
 def _reason(code: int) -> str:

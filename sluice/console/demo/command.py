@@ -23,6 +23,7 @@ from sluice.console.demo.run import DemoRun
 from sluice.console.demo.view import LiveView, PlainView, SilentView
 from sluice.domain.experiment import Experiment, load_experiments
 from sluice.errors import ConfigError
+from sluice.settings import Settings
 
 __all__ = ["demo"]
 
@@ -42,19 +43,24 @@ OUTER = ("SLUICE_KAFKA", "SLUICE_KAFKA_CONFIG", "SLUICE_REDIS")
 def demo(infra: str, data: str | None, speed: str, seed: int, limit: int | None, as_json: bool) -> None:
     """Replay MovieLens through router, Kafka, counting and analyzer, and check every number at the end.
 
-    Starts servers and services as processes of their own and ends them all. Exit code 0 only when the
-    recount of the log equals the counters to the last integer.
+    Two models are trained on the first 60 % of the log, once, and registered in MLflow; the rest is replayed with them
+    and a random order. Starts servers and services as processes of their own and ends them all. Exit code 0 only when
+    the recount of the log equals the counters to the last integer.
     """
     console = Console(highlight=False)
-    experiment = _demo_experiment()
+    definition = (resources.files("sluice") / "experiments" / "demo.yaml").read_text(encoding="utf-8")
+    (experiment,) = load_experiments(definition, "demo.yaml")
     view = _view(console, infra, experiment, as_json)
-    replay = ["replay", "--json", "--speed", speed, "--seed", str(seed)]
-    replay += ["--data", data] if data is not None else []
+    source = ["--data", data] if data is not None else []
+    replay = ["replay", "--json", "--speed", speed, "--seed", str(seed), *source]
+    synthetic = (data or os.environ.get("SLUICE_DATA", "")).partition(":")[0] == "synthetic"
+    register = [] if synthetic else ["register", "--json", *source]
     replay += ["--limit", str(limit)] if limit is not None else []
+    outer = Settings.load()
     with _folder() as folder, _ended_by_signal():
         try:
-            with view, Children(_environment(infra, folder), folder) as children:
-                run = DemoRun(infra, experiment, replay, _seconds(speed), children, view)
+            with view, Children(_environment(infra, folder, outer), folder) as children:
+                run = DemoRun(infra, definition, replay, register, _seconds(speed), children, outer.state, view)
                 found = run.run()
         except ChildFailed as failure:
             for line in failure.tail:
@@ -72,12 +78,6 @@ def demo(infra: str, data: str | None, speed: str, seed: int, limit: int | None,
         raise click.exceptions.Exit(1)
 
 
-def _demo_experiment() -> Experiment:
-    file = resources.files("sluice") / "experiments" / "demo.yaml"
-    (experiment,) = load_experiments(file.read_text(encoding="utf-8"), "demo.yaml")
-    return experiment
-
-
 def _view(console: Console, infra: str, experiment: Experiment, as_json: bool) -> SilentView:
     if as_json:
         return SilentView()
@@ -92,11 +92,12 @@ def _seconds(speed: str) -> float | None:
     return float(found[1]) or None if found else None
 
 
-def _environment(infra: str, folder: Path) -> dict[str, str]:
+def _environment(infra: str, folder: Path, outer: Settings) -> dict[str, str]:
     if infra == "external":
         return dict(os.environ)
     kept = {name: value for name, value in os.environ.items() if name not in OUTER}
-    return {**kept, "SLUICE_STATE": str(folder)}
+    # Models stay for the next demo; everything else is gone with the folder.
+    return {**kept, "SLUICE_STATE": str(folder), "SLUICE_MLFLOW": outer.mlflow_uri}
 
 
 @contextmanager

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from pathlib import Path
 
 from sluice.adapters import catalogue
 from sluice.adapters.log_ends import LogEnds
-from sluice.console.demo.children import Child, ChildFailed, Children
+from sluice.console.demo.children import Child, ChildFailed, Children, printed
+from sluice.console.demo.models import REGISTER_CODES, with_models
 from sluice.console.demo.observer import Observer, Seen, includes
 from sluice.console.demo.result import Outcome, outcome
 from sluice.console.demo.view import SilentView
-from sluice.domain.experiment import Experiment
+from sluice.domain.experiment import load_experiments
 from sluice.errors import ConfigError, SluiceError
 from sluice.names import CLICKS, IMPRESSIONS
 from sluice.settings import Settings
@@ -27,20 +27,29 @@ STILL_S = 30.0
 
 
 class DemoRun:
-    """One run. `replay` are the arguments of `sluice`, `duration_s` how long the replay will take, if known."""
+    """One run of the experiment that `definition` describes in YAML.
+
+    `replay` and `register` are arguments of `sluice`, `duration_s` how long the replay will take, if known.
+    Without `register` no models are needed; with it the replay begins after the part that they were trained on.
+    """
 
     def __init__(
         self,
         infra: str,
-        experiment: Experiment,
+        definition: str,
         replay: Sequence[str],
+        register: Sequence[str],
         duration_s: float | None,
         children: Children,
+        state: Path,
         view: SilentView,
     ) -> None:
+        """state: folder where models and prepared data stay, for the next demo."""
         self._infra = infra
-        self._experiment = experiment
-        self._replay = replay
+        self._define(definition)
+        self._replay = list(replay)
+        self._register = register
+        self._state = state
         self._duration_s = duration_s
         self._children = children
         self._view = view
@@ -50,25 +59,27 @@ class DemoRun:
         self.data = ""
         """What was replayed."""
         self.notices: list[str] = []
-        """What the replay said beside its summary: that it found no data, for example."""
+        """What training and replay said beside their results: that there are no data, for example."""
 
     def run(self) -> Outcome:
         """Raises ChildFailed for a child that fails, TransportError for servers that are away."""
         children, view = self._children, self._view
+        training = self._training()
         settings = self._servers()
         view.phase("starting the services")
-        catalogue.apply(settings, [self._experiment])
         process = children.start("process", "process", "--loglevel", "warning")
         analyze = children.start("analyze", "analyze")
         self._until_counting(settings, process)
-        replay = children.start("replay", *self._replay)
+        self._models(training)
+        catalogue.apply(settings, [self._experiment])
+        replay = children.start("replay", *self._replay, "--experiment", str(self._experiment_file()), good=(0,))
         with Observer(settings, self._experiment) as observer:
             view.phase("reading the ratings")
             while not children.done(replay):
                 self._look(observer)
-            summary = _printed(replay)
+            summary = printed(replay)
             self.data = summary["data"]
-            self.notices = replay.logged()
+            self.notices += replay.logged()
             view.phase("counting the rest")
             self._until(observer, lambda seen: seen.lag == 0, process, "has not counted everything")
             counted_s = time.monotonic()
@@ -90,6 +101,34 @@ class DemoRun:
             rate=seen.counted / (counted_s - (self._first_s or self._began_s)),
         )
 
+    def _training(self) -> Child | None:
+        """Beside the servers, which take their time as well."""
+        if not self._register:
+            return None
+        return self._children.start(
+            "register", *self._register, good=REGISTER_CODES, env={"SLUICE_STATE": str(self._state)}
+        )
+
+    def _models(self, training: Child | None) -> None:
+        if training is None:
+            return
+        self._view.phase("training the models (the first time only)")
+        self._to_end(training)
+        found = with_models(self._definition, training)
+        self._define(found.definition)
+        self._replay += found.replay
+        self.notices += found.notices
+
+    def _define(self, definition: str) -> None:
+        self._definition = definition
+        (self._experiment,) = load_experiments(definition, "demo.yaml")
+
+    def _experiment_file(self) -> Path:
+        """What is compared, for the replay."""
+        file = self._children.folder / "demo.yaml"
+        file.write_text(self._definition, encoding="utf-8")
+        return file
+
     def _servers(self) -> Settings:
         """Where they are, once they answer and the topics exist. Those of others must be empty."""
         children = self._children
@@ -98,7 +137,7 @@ class DemoRun:
             settings = Settings.load(children.env)
             settings.require_kafka()
             settings.require_redis()
-            self._to_end(children.start("topics", "infra", "topics"))
+            self._to_end(children.start("topics", "infra", "topics", good=(0,)))
             _require_empty(settings)
             return settings
         self._view.phase("starting broker and Redis")
@@ -153,11 +192,11 @@ class DemoRun:
         return seen
 
     def _verify(self) -> str:
-        child = self._children.start("verify", "verify", "--json")
-        self._to_end(child, good=(0, 1))
+        child = self._children.start("verify", "verify", "--json", good=(0, 1))
+        self._to_end(child)
         if child.code == 1 and not child.output().strip():
             raise ChildFailed(child, "ended with exit code 1")
-        found = _printed(child)
+        found = printed(child)
         if found["verify"] == "exact" and child.code == 0:
             return "exact"
         wrong = [(part["partition"], item) for part in found["partitions"] for item in part["differences"]]
@@ -167,19 +206,10 @@ class DemoRun:
             f"stored {first['stored']}, recounted {first['recounted']}"
         )
 
-    def _to_end(self, job: Child, good: tuple[int, ...] = (0,)) -> None:
-        while not self._children.done(job, good):
+    def _to_end(self, job: Child) -> None:
+        while not self._children.done(job):
             self._view.tick(time.monotonic() - self._began_s)
             job.wait(0.1)
-
-
-def _printed(child: Child) -> dict[str, Any]:
-    try:
-        found = json.loads(child.output())
-    except ValueError as error:
-        raise ChildFailed(child, f"did not print JSON: {error}") from error
-    assert isinstance(found, dict)
-    return found
 
 
 def _require_empty(settings: Settings) -> None:

@@ -126,11 +126,13 @@ def _variants(names: Sequence[str], seen: Seen, bar: int) -> Table:
     allocation = decision.allocation if decision is not None else {}
     for name in names:
         row = seen.counts.variants.get(name)
+        if row is None:  # it has no model
+            continue
         table.add_row(
             name,
-            text.count(row.impressions if row else 0),
-            text.count(row.clicks if row else 0),
-            text.percent(row.ctr if row else None),
+            text.count(row.impressions),
+            text.count(row.clicks),
+            text.percent(row.ctr),
             _bar(p_best.get(name), bar, "cyan", f"{p_best.get(name, 0):.2f}"),
             _bar(allocation[name] / 100 if name in allocation else None, bar, "green", f"{allocation.get(name, 0)} %"),
         )
