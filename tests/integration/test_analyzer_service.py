@@ -28,6 +28,7 @@ from sluice.adapters.redis import connect
 from sluice.domain.events import DeadLetter, DecisionMade, StatsCell, StatsPublished, encode
 from sluice.domain.experiment import Experiment, load_experiments
 from sluice.domain.statistics import CellStatistics, OutcomeStatistics
+from sluice.domain.status import Action
 from sluice.names import DEAD_LETTERS, DECISIONS, VARIANT_STATS, Keys
 from sluice.settings import Settings
 
@@ -171,6 +172,38 @@ def test_an_experiment_applied_while_running_is_decided_on(settings: Settings, w
         # A changed configuration is a reason to decide again on the same counts.
         catalogue.apply(settings, [experiment(YAML.replace("films", "later").replace("100", "1000"))])
         wait_until(lambda: decisions(settings, "later")[-1].verdict == "insufficient-data", 20, "a new decision")
+
+
+@pytest.mark.parametrize("action", ["pause", "stop", "ship"])
+def test_nothing_is_decided_on_what_does_not_run(settings: Settings, wait_until: Wait, action: Action) -> None:
+    catalogue.apply(settings, [experiment(YAML.replace("films", "other"))])
+
+    def count(offset: int, clicks: int) -> None:
+        """Of both experiments, in one snapshot: they are decided on in one go, `films` first."""
+        both = [cell(v, 300, clicks, name) for name in ("films", "other") for v in "ab"]
+        send(settings, (b"0", stats(0, offset, *both)))
+
+    with running(build(settings, every_ms=20)):
+        count(10, 60)
+        before = latest(settings, wait_until, 600)
+        latest(settings, wait_until, 600, "other")
+        catalogue.change(settings, "films", action, by="ann", variant="b" if action == "ship" else "")
+        catalogue.apply(settings, [experiment(YAML.replace("films", "marker"))])
+        send(settings, (b"1", stats(1, 1, cell("a", 1, 0, "marker"))))
+        latest(settings, wait_until, 1, "marker")  # read after the change, from the same topic
+        count(20, 70)
+        wait_until(lambda: decisions(settings, "other")[-1].offsets["0"] == (20, 20), 20, "a decision on the other")
+    assert decisions(settings)[-1] == before
+    with running(build(settings, every_ms=20)) as restarted:
+        assert restarted.ready.wait(20)
+        count(30, 80)
+        wait_until(lambda: decisions(settings, "other")[-1].offsets["0"] == (30, 30), 20, "a decision on the other")
+        assert decisions(settings)[-1] == before
+        if action == "pause":
+            catalogue.change(settings, "films", "start", by="ann")
+            wait_until(lambda: decisions(settings)[-1].offsets["0"] == (30, 30), 20, "decisions go on")
+            assert decisions(settings)[-1].version == before.version + 1
+            assert decisions(settings)[-1].config_hash == before.config_hash
 
 
 def test_only_snapshots_that_hold_more_count_unless_the_definitions_changed(
