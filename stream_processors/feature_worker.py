@@ -17,6 +17,7 @@ from sluice.adapters.kafka import (
     Message,
     TopicPartition,
     consumer,
+    end_offsets,
     partition_count,
 )
 from sluice.adapters.redis import wait_for_redis
@@ -53,7 +54,7 @@ class FeatureWorker:
             settings,
             overrides={
                 # What the log no longer holds is missing in the features: that is said, or accepted by setting.
-                "auto.offset.reset": "earliest" if settings.accept_truncated else "error",
+                "auto.offset.reset": "error",
                 "fetch.wait.max.ms": 20,
             },
         )
@@ -90,31 +91,45 @@ class FeatureWorker:
 
     def _take_up(self, stop: threading.Event) -> bool:
         told = False
-        while not self._keeper.take_up(self._starts()):
+        logs = self._logs()
+        firsts = [(logs[0, p][0], logs[1, p][0]) for p in range(len(logs) // 2)]
+        while not self._keeper.take_up(firsts):
             if not told:
                 log.warning("features wait for a catalogue of the items: `sluice register` writes it")
                 told = True
             if stop.wait(1.0):
                 return False
         joiner = self._keeper.joiner
-        self._consumer.assign([TopicPartition(TOPICS[t], p, joiner.offset(t, p)) for t, p in joiner.places()])
+        for place, (low, high) in logs.items():
+            if not low <= joiner.offset(*place) <= high:
+                self._truncated(place, joiner.offset(*place), low, high)
+                joiner.skip_to(*place, low)
+        self._consumer.assign([TopicPartition(TOPICS[t], p, joiner.offset(t, p)) for t, p in logs])
         self._paused = set()
-        log.info(
-            "keeping features, reading from %s", {f"{TOPICS[t]}[{p}]": joiner.offset(t, p) for t, p in joiner.places()}
-        )
+        log.info("keeping features, reading from %s", {f"{TOPICS[t]}[{p}]": joiner.offset(t, p) for t, p in logs})
         return True
 
-    def _starts(self) -> list[tuple[int, int]]:
-        """First offsets of both topics by partition."""
-        counts = {partition_count(self._consumer, topic) for topic in TOPICS}
-        if len(counts) != 1:
-            raise TransportError(f"topics {' and '.join(TOPICS)} must have equally many partitions")
-        (count,) = counts
-        firsts = [
-            [self._consumer.get_watermark_offsets(TopicPartition(topic, p), timeout=10)[0] for p in range(count)]
-            for topic in TOPICS
-        ]
-        return list(zip(*firsts, strict=True))
+    def _logs(self) -> dict[tuple[int, int], tuple[int, int]]:
+        """(topic, partition) → (first, next) offset of the log, looked up: not every broker refuses other offsets."""
+        counts = [partition_count(self._consumer, topic) for topic in TOPICS]
+        if counts[0] != counts[1]:
+            raise TransportError(f"topics {' and '.join(TOPICS)} must have equally many partitions, not {counts}")
+        return {
+            (number, p): marks
+            for number, topic in enumerate(TOPICS)
+            for p, marks in end_offsets(self._consumer, topic, range(counts[0])).items()
+        }
+
+    def _truncated(self, place: tuple[int, int], offset: int, low: int, high: int) -> None:
+        text = (
+            f"{TOPICS[place[0]]}[{place[1]}]: offset {offset} is next for the features, the log holds {low} to {high}"
+        )
+        if not self._settings.accept_truncated:
+            raise LogTruncated(
+                f"{text}; go on with what is there by SLUICE_ACCEPT_TRUNCATED=1, or begin anew with "
+                "`sluice features --rebuild`"
+            )
+        log.warning("%s; going on from %d", text, low)
 
     def _step(self) -> None:
         messages = self._consumer.consume(BATCH, POLL_S)
@@ -135,13 +150,8 @@ class FeatureWorker:
         if error is None:
             return
         if error.code() == KafkaError._AUTO_OFFSET_RESET:
-            place = TopicPartition(str(message.topic()), message.partition() or 0)
-            low, high = self._consumer.get_watermark_offsets(place, timeout=10)
-            raise LogTruncated(
-                f"{place.topic}[{place.partition}]: offset {message.offset()} is next for the features, the log holds "
-                f"{low} to {high}; go on with what is there by SLUICE_ACCEPT_TRUNCATED=1, or begin anew with "
-                "`sluice features --rebuild`"
-            )
+            # Overtaken by retention while reading: taking up again says so, or goes on behind the gap.
+            raise TransportError(f"{message.topic()}[{message.partition()}]: {error.str()}")
         if error.fatal() or error.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED:
             raise TransportError(f"topic {message.topic()}: {error.str()}")
 

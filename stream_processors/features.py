@@ -133,11 +133,11 @@ class SlateJoiner:
         """starts: first offsets of (impressions, clicks) by partition, where `resume` names none."""
         self._window, self._lateness = definitions.window_ms, definitions.lateness_ms
         self._skew = definitions.skew_ms
-        step = max(1, (self._window + self._lateness) // 16)
+        self._step = max(1, (self._window + self._lateness) // 16)
         self._partitions = [
             _Partition(
                 *(
-                    _Topic(known[p] if p < len(known) else first, step)
+                    _Topic(known[p] if p < len(known) else first, self._step)
                     for known, first in zip((resume.impressions, resume.clicks), firsts, strict=True)
                 )
             )
@@ -269,6 +269,11 @@ class SlateJoiner:
     def offset(self, topic: int, partition: int) -> int:
         """Next record to read."""
         return self._topic(topic, partition).offset
+
+    def skip_to(self, topic: int, partition: int, offset: int) -> None:
+        """Read on from `offset`, whatever lay before."""
+        own = self._topic(topic, partition)
+        own.offset, own.marks = offset, Marks(offset, self._step)
 
     @property
     def open(self) -> int:

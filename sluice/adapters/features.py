@@ -115,7 +115,7 @@ class FeatureStore:
     def put_catalogue(self, catalogue: Catalogue) -> None:
         """For the keeper, which follows it within seconds. Raises TransportError when Redis is away."""
         items = {item: (facts.year, facts.genres) for item, facts in catalogue.items.items()}
-        data = msgspec.json.encode(_Catalogue(catalogue.genres, items))
+        data = msgspec.json.encode(_Catalogue(tuple(map(str, catalogue.genres)), items))
         digest = blake2b(data, digest_size=16).hexdigest()
         key = self._keys.feature_catalogue
         _asking(lambda: self._client.hset(key, mapping={"data": data, "digest": digest}))

@@ -14,7 +14,7 @@ from stream_processors.features import EndedSlate
 Rows = list[bytes | None]
 """The values of one topic partition, by offset"""
 DEFINITIONS = Definitions(100, 10, 1000, 1000)
-BROKEN = (None, b"", b"{", b'{"type":"impression","at_ms":"soon"}', b"\xff" * 9, encode(Heartbeat(at_ms=10**12)))
+BROKEN = (None, b"", b"{", b'{"type":"impression","at_ms":"soon"}', b"\xff" * 9, encode(Heartbeat(at_ms=9_999_999_999_999)))
 
 
 def random_feature_logs(
