@@ -20,9 +20,6 @@ from training.assessment import Assessor
 from training.dataset import Dataset
 from training.gate import DEFAULT_LIMITS, Limits, Verdict
 from training.options import Steps
-from training.records import ABOUT
-from training.router_model import log_router
-from training.session import run_training
 from training.tracking import LoggedModel, Subject, Tracking, TrainingRun, find_training
 
 __all__ = [
@@ -82,6 +79,9 @@ def register(
         raise ConfigError(f"{data.name}: no test slates to judge models by: lower --train-share")
     training = find_training(settings, data.fingerprint, seed)
     if training is None and not dry_run:
+        # Imported late here and below: charts and data frames take seconds, and mostly nothing is to be done.
+        from training.session import run_training
+
         training = run_training(tracking, data, place, seed=seed, notice=notice, progress=progress).run
     if training is not None and not set(POLICIES) & training.models.keys():
         raise ConfigError(f"training run {training.run_id} holds no models: run `sluice train` again")
@@ -103,12 +103,13 @@ def roll_back(settings: Settings, tracking: Tracking, policy: str, *, notice: Ca
         present = routers.in_force(ROUTER_ALIAS)
         before = present.version if present else ""
         found = routers.tagged({_POLICIES_TAG: _named(in_force)})
-        if found is not None:
+        router = Outcome(IN_FORCE if before else LEFT_OUT, before, before)
+        if found is not None and found.version != before:
             routers.move(ROUTER_ALIAS, found)
-        elif present is not None:
+            router = Outcome(MOVED, found.version, before)
+        elif found is None and present is not None:
             held = dict(present.tags).get(_POLICIES_TAG)
             notice(f"router version {before} goes on with {held}: `sluice register` makes another")
-        router = Outcome(MOVED, found.version, before) if found is not None else Outcome(LEFT_OUT, before=before)
     outcome = Outcome(MOVED, moved.after.version, moved.before.version)
     return Registration("", {policy: outcome}, router, {name: one.version for name, one in in_force.items()})
 
@@ -181,6 +182,8 @@ class _Registrar:
             return read_model(Path(found) / "artifacts" / ARTIFACT)
 
     def _version(self, policy: str, logged: LoggedModel, verdict: Verdict) -> ModelVersion:
+        from training.records import ABOUT
+
         gate = "passed" if verdict.passed else f"refused: {'; '.join(verdict.refusals)}"
         figures = {name: f"{value:.4f}" for name, value in verdict.figures.items()}
         tags = self._subject.tags | {"sluice.model": policy, "sluice.gate": gate[:_LONGEST_TAG]}
@@ -214,6 +217,8 @@ class _Registrar:
     def _make_router(
         self, policies: Mapping[str, ModelVersion], wanted: Mapping[str, str], parent: str
     ) -> ModelVersion:
+        from training.router_model import log_router
+
         folders = {policy: self._registry.fetch(version) / ARTIFACT for policy, version in policies.items()}
         with self._tracking.run("router", "router", self._subject, note=_ABOUT_ROUTER, parent=parent) as run_id:
             model_id = log_router(folders, self._data)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -14,6 +14,7 @@ from sluice.settings import Settings
 from training.options import DataOptions, data_options, needs_training, notice, progress_of
 
 if TYPE_CHECKING:
+    from training.dataset import Dataset
     from training.register import Outcome, Registration
 
 __all__ = ["register"]
@@ -24,8 +25,12 @@ __all__ = ["register"]
 @click.option("--dry-run", is_flag=True, help="Judge, and say what would happen; MLflow stays as it is.")
 @click.option("--rollback", type=click.Choice(["PolicyA", "PolicyB"]),
               help="Only put this alias back to the version before; once more: forward again.")  # fmt: skip
+@click.option("--features", type=click.Choice(["train", "all"]),
+              help="Also write the features of users and items, as this part leaves them, to Redis.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="One JSON object: what became of each alias, figures, refusals.")
-def register(given: DataOptions, dry_run: bool, rollback: str | None, as_json: bool) -> int:
+def register(
+    given: DataOptions, dry_run: bool, rollback: str | None, features: str | None, as_json: bool
+) -> int:  # fmt: skip
     """Let the aliases PolicyA and PolicyB point to the models of these data, if they pass the gate.
 
     \b
@@ -37,10 +42,12 @@ def register(given: DataOptions, dry_run: bool, rollback: str | None, as_json: b
     force: AUC, click rate, calibration, speed, no segment that loses much. A refused version stays without alias: a
     line each says why, and the exit code is 1. The router with both policies becomes movielens_ctr_router@router.
     """
-    if rollback and dry_run:
-        raise ConfigError("--rollback and --dry-run: only one of them")
-    source = "" if rollback else given.source()
+    if [bool(rollback), dry_run, bool(features)].count(True) > 1:
+        raise ConfigError("--rollback, --dry-run and --features: only one of them")
     settings = Settings.load()
+    if features:
+        settings.require_redis()
+    source = "" if rollback else given.source()
     with needs_training(), progress_of("register", quiet=as_json) as progress:
         # Imported late: mlflow takes seconds, which --help should not.
         from training import register as registering
@@ -58,6 +65,9 @@ def register(given: DataOptions, dry_run: bool, rollback: str | None, as_json: b
             found = registering.register(
                 settings, tracking, data, place, seed=given.seed, dry_run=dry_run, notice=notice, progress=progress
             )
+            if features:
+                progress("features")
+                about["features"] = _write_features(settings, data, features)
     if as_json:
         click.echo(msgspec.json.encode(about | _report(found)).decode())
     else:
@@ -68,6 +78,23 @@ def register(given: DataOptions, dry_run: bool, rollback: str | None, as_json: b
     for policy, line in refusals:
         notice(f"sluice: {policy} is refused: {line}")
     return 1 if refusals else 0
+
+
+def _write_features(settings: Settings, data: Dataset, part: str) -> dict[str, int]:
+    """What was written. `train`: as the first test request finds them, so that a replay of the test part goes on."""
+    from sluice.adapters.features import FeatureKeeping, FeatureStore
+    from sluice.adapters.redis import connect
+    from sluice.features import learn_log
+    from sluice.names import Keys
+
+    log = data.log
+    before_ms = int(log.at_ms[data.test_from] if part == "train" else log.end_ms.max() + 1)
+    known = learn_log(log, data.users, data.catalogue, before_ms=before_ms)
+    with connect(settings) as client:
+        keys = Keys(settings.prefix)
+        FeatureStore(client, keys).put_catalogue(data.catalogue)
+        FeatureKeeping(client, keys).write_all(known.users, known.items, before_ms - 1)
+    return {"users": len(known.users), "items": len(known.items), "until_ms": before_ms - 1}
 
 
 def _report(found: Registration) -> dict[str, Any]:
@@ -90,10 +117,13 @@ def _print(about: Mapping[str, Any], found: Registration, console: Console) -> N
     if about:
         run = f"training run {found.run_id}" if found.run_id else "not yet trained"
         console.print(f"{about['data']}, data {about['fingerprint']}, seed {about['seed']}: {run}")
+    if written := about.get("features"):
+        console.print(f"features {written['users']:,} users and {written['items']:,} items are in Redis")
     for name, one in (*found.policies.items(), ("router", found.router)):
         console.print(f"{name:8} {_line(one, dry_run=bool(about.get('dry_run')))}")
         if one.verdict is not None and one.verdict.figures:
-            console.print(f"{'':8} {_figures(one.verdict.figures)}")
+            for line in _figures(one.verdict.figures):
+                console.print(f"{'':8} {line}")
 
 
 def _line(one: Outcome, *, dry_run: bool) -> str:
@@ -115,13 +145,12 @@ def _line(one: Outcome, *, dry_run: bool) -> str:
     return f"left out: {stays}"
 
 
-def _figures(figures: Mapping[str, float]) -> str:
-    text = (
+def _figures(figures: Mapping[str, float]) -> Iterator[str]:
+    yield (
         f"AUC {figures['auc']:.4f} [{figures['auc_low']:.4f}, {figures['auc_high']:.4f}], "
         f"click rate at 1 {figures['ctr_at_1']:.4f}, calibration error {figures['calibration_error']:.4f}, "
         f"{figures['row_us']:.2f} µs a row"
     )
     if "auc_change" in figures:
-        changes = f"AUC {figures['auc_change']:+.4f}, click rate {figures['ctr_at_1_change']:+.4f}"
-        text += f"; against the version before: {changes}"
-    return text
+        changes = f"AUC {figures['auc_change']:+.4f}, click rate at 1 {figures['ctr_at_1_change']:+.4f}"
+        yield f"against the version before: {changes}"

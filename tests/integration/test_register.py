@@ -15,10 +15,14 @@ import pytest
 from movielens_files import write_movielens
 from trainings import log_policies
 
+from sluice.adapters.features import FeatureStore
 from sluice.adapters.mlflow import Registry, parse_model_uri
+from sluice.adapters.redis import connect
 from sluice.cli import main
 from sluice.errors import ConfigError, ModelUnusable, TransportError
+from sluice.features import feature_rows
 from sluice.models import Linear, Trees
+from sluice.names import Keys
 from sluice.settings import Settings
 from training.dataset import Dataset
 from training.models import Examples, fit_policy_a, fit_policy_b
@@ -304,10 +308,35 @@ def test_the_command(
     assert len(err.splitlines()) == 1
 
 
+def test_features_of_users_and_items_come_to_redis(
+    embedded: Settings, base: Settings, settings: Settings, source: Path, prepared: tuple[Dataset, Path],
+    examples: Examples, good: Policies, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setenv("SLUICE_STATE", str(settings.state))
+    monkeypatch.setenv("SLUICE_REDIS", embedded.redis)
+    log_policies(Tracking(settings), examples, good)
+    code, out, err = command(capsys, "--data", source, "--features", "train")
+    assert (code, err) == (0, "")
+    assert " users and " in out
+
+    data = prepared[0]
+    slate = data.test_from  # at its request nothing of the test part is known yet
+    rows = data.rows(data.test[:1])
+    user, items = data.users[int(data.log.user[slate])], [data.log.items[code] for code in data.log.item[rows]]
+    with connect(embedded) as client:
+        store = FeatureStore(client, Keys(embedded.prefix))
+        (known,), states = store.read([user], items)
+        _, catalogue = store.catalogue() or pytest.fail("no catalogue")
+    found = feature_rows(catalogue, known, items, states, int(data.log.at_ms[slate]))
+    assert found.tobytes() == examples.features[rows].tobytes()
+
+
 @pytest.mark.parametrize(
     ("arguments", "uri", "code", "words"),
     [
         (["--rollback", "PolicyB", "--dry-run"], "", 2, "only one of them"),
+        (["--features", "all", "--dry-run"], "", 2, "only one of them"),
+        (["--features", "all"], "", 2, "no Redis"),
         (["--data", "/no/such"], "", 2, "no such file or folder"),
         (["--rollback", "PolicyB"], "http://127.0.0.1:9", 1, "MLflow at http://127.0.0.1:9"),
     ],

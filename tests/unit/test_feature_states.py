@@ -35,6 +35,15 @@ def test_learned_states_give_the_features_of_the_batch_pass_for_what_comes_next(
     assert np.concatenate(rows).tobytes() == batch_features(longer, CATALOGUE)[-sizes.sum() :].tobytes()
 
 
+def test_only_what_had_ended_is_learned() -> None:
+    at_ms = int(LOG.at_ms[200])
+    known = learn_log(LOG, USERS, CATALOGUE, before_ms=at_ms)
+    rows = slice(LOG.offsets[200], LOG.offsets[201])
+    items = [LOG.items[code] for code in LOG.item[rows]]
+    found = known.rows(USERS[LOG.user[200]], items, at_ms)
+    assert found.tobytes() == batch_features(LOG, CATALOGUE)[rows].tobytes()
+
+
 def test_states_are_read_as_they_were_written(tmp_path: Path) -> None:
     online = learn_log(LOG, USERS, CATALOGUE)
     write_states(tmp_path / "a", online)
