@@ -16,8 +16,11 @@ from sluice.features import (
     ItemState,
     OnlineFeatures,
     SlateLog,
+    SlateRequest,
     UserState,
     batch_features,
+    feature_rows,
+    feature_table,
     make_catalogue,
     names,
     release_year,
@@ -151,6 +154,26 @@ def test_states_survive_a_redis_hash() -> None:
     nobody, nothing = UserState.from_hash({}), ItemState.from_hash("9", {})
     assert (nobody.count, nothing.count) == (0, 0)
     assert (nothing.vector == tastes.start("9")).all()
+
+
+def test_many_slates_at_once_have_the_rows_of_each_alone() -> None:
+    log, catalogue = make_log(300, seed=8)
+    online = OnlineFeatures(catalogue)
+    for slate in range(250):
+        rows = slice(log.offsets[slate], log.offsets[slate + 1])
+        outcomes = log.liked[rows].tolist(), log.rating_milli[rows].tolist()
+        online.observe(str(log.user[slate]), [log.items[code] for code in log.item[rows]], *outcomes, 10**12 + slate)
+    requests = []
+    for slate in range(250, 300):
+        items = [log.items[code] for code in log.item[log.offsets[slate] : log.offsets[slate + 1]]] + ["new"]
+        states = [online.items.get(item) or ItemState.new(item) for item in items]
+        user = online.users.get(str(log.user[slate]) if slate % 5 else "new", UserState())
+        requests.append(SlateRequest(user, items, states, 10**12 + slate * DAY))
+    together = feature_table(catalogue, requests)
+    alone = [feature_rows(catalogue, *request) for request in requests]
+    assert together.tobytes() == np.concatenate(alone).tobytes()
+    with pytest.raises(ValueError, match="items"):
+        feature_table(catalogue, [*requests, SlateRequest(UserState(), [], [], 0)])
 
 
 def test_rows_change_nothing() -> None:
