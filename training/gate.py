@@ -104,7 +104,7 @@ def _judge(
 ) -> Verdict:
     auc = _auc(candidate)
     chance = _ctr_gain(candidate, _shares(candidate))
-    error, by_chance = calibration_error(candidate), _chance_error(candidate.score)
+    error, by_chance = calibration_error(candidate), _chance_error(candidate)
     clicks, shown = (candidate.sums[name].sum() for name in ("clicks_at_1", "shown_at_1"))
     figures = {
         "auc": auc.value, "auc_low": auc.low, "auc_high": auc.high, "ctr_at_1": float(clicks / shown),
@@ -173,10 +173,12 @@ def calibration_error(scored: Scored) -> float:
     return sum(gaps) / len(scored.score)
 
 
-def _chance_error(score: Floats) -> float:
-    """The calibration error that a model is likely to show whose every P(click) is right (normal approximation)."""
-    spreads = [float(np.sqrt(2 / np.pi * (score[part] * (1 - score[part])).sum())) for part in _parts(score)]
-    return sum(spreads) / len(score)
+def _chance_error(scored: Scored) -> float:
+    """The calibration error that chance leaves to a model that is right on average; users are the units."""
+    away = scored.score - scored.liked
+    by_user = [np.bincount(scored.row_user[part], away[part]) for part in _parts(scored.score)]
+    # The mean size of a normal deviate is √(2/π).
+    return sum(float(np.sqrt(2 / np.pi * (sums**2).sum())) for sums in by_user) / len(away)
 
 
 def _parts(score: Floats) -> list[NDArray[np.intp]]:

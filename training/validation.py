@@ -49,7 +49,7 @@ def check_ratings(log: RatingsLog, titles: Mapping[str, str]) -> None:
 
 
 def check_balance(data: Dataset) -> None:
-    """Both parts must hold slates, and clicks as well as none. Raises ConfigError."""
+    """Both parts must hold slates, and clicks as well as none, of several users each. Raises ConfigError."""
     for part, slates in (("train", data.train), ("test", data.test)):
         if not len(slates):
             raise ConfigError(f"{data.name}: the {part} part has no slates: change --train-share, or give more ratings")
@@ -58,6 +58,13 @@ def check_balance(data: Dataset) -> None:
             raise ConfigError(
                 f"{data.name}: {share:.1%} of the impressions of the {part} part are clicks: one class only, nothing "
                 "to learn (see --click-from)"
+            )
+        rows = data.rows(slates)
+        user, liked = np.repeat(data.log.user[slates], np.diff(data.log.offsets)[slates]), data.log.liked[rows]
+        if min(len(np.unique(user[liked])), len(np.unique(user[~liked]))) < 2:
+            raise ConfigError(
+                f"{data.name}: the {part} part is of one user only, so nothing can be said about others: change "
+                "--train-share, or give more ratings"
             )
 
 
