@@ -138,7 +138,7 @@ def test_unfit_data_are_refused_in_one_line(
         (PrepareOptions(click_from=5.5), "0.0% of the impressions of the train part are clicks"),
         (PrepareOptions(click_from=0.5), "100.0% of the impressions"),
         (PrepareOptions(train_share=0.001), "the train part has no slates"),
-        (PrepareOptions(train_share=0.97), "the test part is of one user only"),
+        (PrepareOptions(train_share=0.95), "the test part is of one user only"),
         (PrepareOptions(train_share=1.0), "--train-share"),
     ],
 )
