@@ -22,13 +22,13 @@ CHUNK = 1000
 # One call for many units, and one text for all answers: a reply a unit costs the client more than the server. The
 # lines are what was stored before, empty where this call stored what was wanted.
 _CLAIM = """
-local out = {}
+local call, wanted, ttl_ms, out = redis.call, ARGV[1], ARGV[2], {}
 for i, key in ipairs(KEYS) do
-  local stored = redis.call('GET', key)
+  local stored = call('GET', key)
   if stored then
     out[i] = stored
   else
-    redis.call('SET', key, ARGV[1], 'PX', ARGV[2])
+    call('PSETEX', key, ttl_ms, wanted)
     out[i] = ''
   end
 end
@@ -43,6 +43,10 @@ if stored == false or stored == ARGV[1] then
 end
 return {0, stored}
 """
+
+
+Call = tuple[tuple[str, StoredAssignment, int], Sequence[int]]
+"""What a script is called with: ((experiment, what is wanted, TTL in ms), the claims' places)"""
 
 
 class AssignmentStore:
@@ -103,31 +107,38 @@ class AssignmentStore:
             pipeline.execute_command("GET", self._keys.assignment(experiment, unit))
         return [None if stored is None else self._decode(stored) for stored in self._execute(pipeline)]
 
-    def _call(
-        self, claims: Sequence[Claim], calls: Sequence[tuple[tuple[str, StoredAssignment, int], Sequence[int]]]
-    ) -> list[bytes]:
+    def _call(self, claims: Sequence[Claim], calls: Sequence[Call]) -> list[bytes]:
+        """The script's answers. Raises TransportError when Redis is away."""
         if not calls:
             return []
-        pipeline: Any = self._client.pipeline(transaction=False)
-        for (experiment, wanted, ttl_ms), rows in calls:
-            prefix = self._keys.assignment(experiment, "")
-            keys = [prefix + claims[row].unit for row in rows]
-            pipeline.execute_command("EVALSHA", self._claim.sha, len(keys), *keys, self._encode(wanted), ttl_ms)
         try:
-            return self._execute(pipeline)
-        except NoScriptError:
-            # The first call on this server, or the first since it was restarted.
             try:
+                return self._send(claims, calls)
+            except NoScriptError:  # the first call on this server, or the first since it was restarted
                 self._client.script_load(_CLAIM)
-            except redis.RedisError as error:
-                raise TransportError(f"Redis does not take assignments: {error}") from error
-            return self._call(claims, calls)
+                return self._send(claims, calls)
+        except redis.RedisError as error:
+            raise TransportError(f"Redis does not take assignments: {error}") from error
+
+    def _send(self, claims: Sequence[Claim], calls: Sequence[Call]) -> list[bytes]:
+        """Without a pipeline, which packs everything before it sends anything: the server works meanwhile."""
+        pool: Any = self._client.connection_pool
+        connection = pool.get_connection()
+        try:
+            for (experiment, wanted, ttl_ms), rows in calls:
+                prefix = self._keys.assignment(experiment, "")
+                keys = [prefix + claims[row].unit for row in rows]
+                connection.send_command("EVALSHA", self._claim.sha, len(keys), *keys, self._encode(wanted), ttl_ms)
+            return [connection.read_response() for _ in calls]
+        except BaseException:
+            connection.disconnect()  # answers may still be on their way
+            raise
+        finally:
+            pool.release(connection)
 
     def _execute(self, pipeline: Any) -> list[Any]:
         try:
             answers: list[Any] = pipeline.execute()
-        except NoScriptError:
-            raise
         except redis.RedisError as error:
             raise TransportError(f"Redis does not take assignments: {error}") from error
         return answers

@@ -121,6 +121,23 @@ class TestRedis(ClaimsContract):
         redis.script_flush()
         assert store.claim([Claim("e", "u", B, 60_000), Claim("e", "v", B, 60_000)]) == [(A, False), (B, True)]
 
+    def test_answers_that_come_too_late_are_not_taken_for_those_of_the_next_call(
+        self, embedded: Settings, redis: Any, wait_until: Callable[..., Any]
+    ) -> None:
+        def claim(unit: str, wanted: StoredAssignment) -> list[tuple[StoredAssignment, bool]] | None:
+            try:
+                return store.claim([Claim("e", unit, wanted, 60_000)])
+            except TransportError:
+                return None
+
+        with connect(embedded, timeout_s=0.05) as hasty:
+            store = AssignmentStore(hasty, Keys(f"t{uuid4().hex}:"))
+            assert claim("first", A) == [(A, True)]
+            redis.client_pause(300)
+            wait_until(lambda: claim("late", A) is None, 10, "a call that is not answered in time")
+            assert wait_until(lambda: claim("next", B), 10, "Redis answers again")[0][0] == B
+            assert claim("first", B) == [(A, False)]
+
     def test_what_somebody_else_wrote_is_an_invalid_event(self, redis: Any) -> None:
         keys = Keys(f"t{uuid4().hex}:")
         for value in (b"?", b"two\nlines"):
