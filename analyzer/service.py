@@ -7,7 +7,8 @@ import threading
 import time
 from collections.abc import Sequence
 
-from analyzer.engine import Case, Previous, decide_many
+from analyzer.engine import Case, Previous, Snapshot, decide_many
+from analyzer.engine.canary import due
 from analyzer.journal import Journal
 from analyzer.totals import Totals, parse_snapshot
 from sluice.adapters.allocations import AllocationStore
@@ -17,6 +18,7 @@ from sluice.adapters.reader import TopicReader
 from sluice.adapters.redis import wait_for_redis
 from sluice.domain.events import DeadLetter, DecisionMade, encode
 from sluice.domain.experiment import Experiment, config_hash
+from sluice.domain.status import Change
 from sluice.errors import InvalidEvent, TransportError
 from sluice.names import DEAD_LETTERS, EXPERIMENTS, VARIANT_STATS, Keys
 from sluice.settings import Settings
@@ -117,6 +119,8 @@ class Analyzer:
                 continue
             try:
                 self._changed |= self._totals.offer(parse_snapshot(message.value()))
+                # Time may move a canary, too.
+                self._changed |= {name for name, one in self._catalogue.experiments.items() if one.canary is not None}
             except InvalidEvent as error:
                 bad.append((message, error))
         if bad:
@@ -208,14 +212,15 @@ class Analyzer:
                 log.warning("experiment %s is counted but not defined: no decisions", name)
             self._changed.discard(name)
             return None
-        if experiment.state.status != "running":
-            self._changed.discard(name)  # a change of its status brings it back
-            return None
         if not journal.settled(name):
             return None
         last = journal.recall(name)
+        orders = _orders(experiment, last)
+        if experiment.state.status != "running" and not (orders and last is not None and last.canary is not None):
+            self._changed.discard(name)  # a change of its status brings it back
+            return None
         snapshot = self._totals.snapshot(experiment)
-        if last is not None and last.evidence == snapshot.cells and last.config_hash == config_hash(experiment):
+        if last is not None and not orders and _decided(experiment, snapshot, last):
             self._changed.discard(name)
             if name in self._standby:
                 self._standby[name] = None
@@ -223,7 +228,7 @@ class Analyzer:
         if self._stands_by(name):
             return None
         self._changed.discard(name)
-        return Case(experiment, snapshot, self._previous(experiment, last))
+        return Case(experiment, snapshot, self._previous(experiment, last), orders)
 
     def _decisions(self, cases: Sequence[Case]) -> list[DecisionMade]:
         try:
@@ -251,7 +256,8 @@ class Analyzer:
 
     def _previous(self, experiment: Experiment, last: DecisionMade | None) -> Previous | None:
         if last is not None:
-            return Previous(last.version, last.allocation, last.allocation_version, last.history)
+            place = last.canary.place if last.canary is not None else None
+            return Previous(last.version, last.allocation, last.allocation_version, last.history, place)
         try:
             found = self._store.get(experiment.name)
         except (TransportError, InvalidEvent) as error:
@@ -277,6 +283,26 @@ class Analyzer:
         if self._store_wait_s:
             log.info("Redis answers again")
         self._store_wait_s = 0.0
+
+
+def _orders(experiment: Experiment, last: DecisionMade | None) -> tuple[Change, ...]:
+    """Changes that a canary has not obeyed yet."""
+    if experiment.canary is None:
+        return ()
+    obeyed = last.canary.place.revision if last is not None and last.canary is not None else 0
+    return tuple(change for change in experiment.state.changes if change.revision > obeyed)
+
+
+def _decided(experiment: Experiment, snapshot: Snapshot, last: DecisionMade) -> bool:
+    """Whether the last decision is what this evidence comes to."""
+    if last.evidence != snapshot.cells or last.config_hash != config_hash(experiment):
+        return False
+    place = last.canary.place if last.canary is not None else None
+    if place is None or experiment.canary is None:
+        return True
+    # Without anything new counted, clicks become complete, and durations pass.
+    delays = (last.delay, last.metric_delays) == (snapshot.delay, snapshot.metric_delays)
+    return delays and not due(experiment, place, last.at_ms, snapshot.at_ms)
 
 
 def build(settings: Settings, *, every_ms: int = 100, timeout_s: float = 15.0) -> Analyzer:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import cast
+
+from msgspec.structs import replace
 
 from analyzer.engine import Snapshot, merge_cells, segment_sums
 from analyzer.engine.cohorts import delay_evidence
 from sluice.domain.definitions import DELAY_BINS
-from sluice.domain.events import MovedUnits, StatsCell, StatsPublished, decode
+from sluice.domain.events import DelayEvidence, MovedUnits, StatsCell, StatsPublished, decode
 from sluice.domain.experiment import Experiment
 from sluice.domain.segments import parse_segment
 from sluice.errors import InvalidEvent
@@ -96,20 +98,29 @@ class Totals:
 
     def snapshot(self, experiment: Experiment) -> Snapshot:
         """The evidence of one experiment over all partitions; empty when nothing was counted for it."""
-        outcomes = (experiment.primary, *(guardrail.outcome for guardrail in experiment.guardrails))
-        cells = merge_cells(self._of(experiment.name), experiment.name, *outcomes)
+        cells = merge_cells(self._of(experiment.name), experiment.name, *experiment.outcomes)
         offsets = {p: (held.impressions_offset, held.clicks_offset) for p, held in self._latest.items()}
         at_ms = max((held.at_ms for held in self._latest.values()), default=-1)
         segments = segment_sums(experiment, self._segments(experiment))
-        names = [variant.name for variant in experiment.variants]
-        totals = dict.fromkeys(names, (0, 0))
+        delay = self._delay(experiment, cells)
+        metric_delays = None
+        if experiment.canary is not None:
+            asked = {
+                one.outcome: replace(experiment, primary=one.outcome, measure="rate") for one in experiment.guardrails
+            }
+            found = {outcome: self._delay(of, cells) for outcome, of in asked.items()}
+            metric_delays = {outcome: delay for outcome, delay in found.items() if delay is not None}
+        return Snapshot(cells, offsets, at_ms, segments, self._moved(experiment.name), delay, metric_delays)
+
+    def _delay(self, experiment: Experiment, cells: Iterable[StatsCell]) -> DelayEvidence | None:
+        """What the impressions are worth for the primary outcome of `experiment`."""
+        totals = {variant.name: (0, 0) for variant in experiment.variants}
         for cell in cells:
             if cell.variant in totals:
                 n, c = totals[cell.variant]
                 sums = cell.statistics
                 totals[cell.variant] = n + sums.impressions, c + sums.outcome(experiment.primary).count
-        delay = delay_evidence(experiment, totals, self._latest.values())
-        return Snapshot(cells, offsets, at_ms, segments, self._moved(experiment.name), delay)
+        return delay_evidence(experiment, totals, self._latest.values())
 
     def _moved(self, experiment: str) -> tuple[MovedUnits, ...]:
         """Over all partitions, in order of the variant. A user lives in one partition, so units add up."""

@@ -11,15 +11,17 @@ from typing import NamedTuple
 
 import msgspec
 
-from analyzer.engine import reasons
+from analyzer.engine import canary_words, reasons
+from analyzer.engine.canary import advance
 from analyzer.engine.evaluate import Evaluation, Problem, among, evaluate
 from analyzer.engine.guardrails import breached, check_guardrails
 from analyzer.engine.memory import Memory, remember
 from analyzer.engine.segments import compare_segments
 from analyzer.engine.sequential import LEAST_VALUES
 from analyzer.engine.traffic import allocate, convergence_note
-from analyzer.engine.verdict import conclude
+from analyzer.engine.verdict import Finding, conclude, distrust
 from sluice.domain.allocation import allocation_key
+from sluice.domain.canary import CanaryPlace, CanaryReport
 from sluice.domain.epochs import Epoch
 from sluice.domain.events import (
     Contrast,
@@ -31,6 +33,7 @@ from sluice.domain.events import (
     VariantResult,
 )
 from sluice.domain.experiment import Experiment, config_hash, configuration
+from sluice.domain.status import Change
 from sluice.errors import InvalidEvent
 
 __all__ = ["Case", "Previous", "Snapshot", "decide", "decide_many", "recompute"]
@@ -49,6 +52,8 @@ class Snapshot(NamedTuple):
     segments: tuple[SegmentSums, ...] = ()
     moved: tuple[MovedUnits, ...] = ()
     delay: DelayEvidence | None = None
+    metric_delays: Mapping[str, DelayEvidence] | None = None
+    """`delay` of the guardrails of a canary, by outcome; None of other experiments"""
 
 
 class Previous(NamedTuple):
@@ -59,6 +64,7 @@ class Previous(NamedTuple):
     """Empty before the first decision"""
     allocation_version: int
     history: tuple[Epoch, ...] = ()
+    canary: CanaryPlace | None = None
 
 
 class Case(NamedTuple):
@@ -67,11 +73,15 @@ class Case(NamedTuple):
     experiment: Experiment
     snapshot: Snapshot
     previous: Previous | None = None
+    orders: tuple[Change, ...] = ()
+    """Changes of the experiment since the last decision, which a canary obeys"""
 
 
-def decide(experiment: Experiment, snapshot: Snapshot, previous: Previous | None = None) -> DecisionMade:
+def decide(
+    experiment: Experiment, snapshot: Snapshot, previous: Previous | None = None, orders: tuple[Change, ...] = ()
+) -> DecisionMade:
     """The decision that follows from the evidence; equal arguments give equal bytes. See `decide_many`."""
-    return decide_many([Case(experiment, snapshot, previous)])[0]
+    return decide_many([Case(experiment, snapshot, previous, orders)])[0]
 
 
 def decide_many(cases: Sequence[Case]) -> list[DecisionMade]:
@@ -115,14 +125,20 @@ def recompute(recorded: DecisionMade) -> DecisionMade:
         offsets = {int(partition): pair for partition, pair in recorded.offsets.items()}
     except (msgspec.ValidationError, ValueError) as error:
         raise InvalidEvent(f"decision {recorded.version} of {recorded.experiment}: {error}") from error
-    return decide(
-        experiment,
-        Snapshot(recorded.evidence, offsets, recorded.at_ms, recorded.segment_evidence, recorded.moved, recorded.delay),
+    snapshot = Snapshot(
+        recorded.evidence, offsets, recorded.at_ms, recorded.segment_evidence, recorded.moved, recorded.delay,
+        recorded.metric_delays,
+    )  # fmt: skip
+    canary = recorded.canary
+    previous = Previous(
+        recorded.version - 1,
+        recorded.previous_allocation,
+        recorded.previous_allocation_version,
         # Advancing a history that has reached the evidence changes nothing.
-        Previous(
-            recorded.version - 1, recorded.previous_allocation, recorded.previous_allocation_version, recorded.history
-        ),
+        recorded.history,
+        canary.before if canary is not None else None,
     )
+    return decide(experiment, snapshot, previous, canary.orders if canary is not None else ())
 
 
 def _decision(case: Case, memory: Memory, figures: Evaluation) -> DecisionMade:
@@ -130,12 +146,19 @@ def _decision(case: Case, memory: Memory, figures: Evaluation) -> DecisionMade:
     results = _results(experiment, figures)
     short = _short(experiment, figures)
     once, always = _rounded(figures.sample_ratio_once), _rounded(figures.sample_ratio_always)
-    checked = check_guardrails(experiment, snapshot.cells, DIGITS)
+    # A canary judges the guardrails itself, step by step.
+    checked = () if experiment.canary is not None else check_guardrails(experiment, snapshot.cells, DIGITS)
     segments = compare_segments(experiment, snapshot.segments, DIGITS)
-    immature = snapshot.delay is not None and snapshot.delay.immature
     left = _left(experiment, figures, results, breached(checked))
-    finding = conclude(experiment, results, left, tuple(short), always, checked, immature=immature)
-    allocation = allocate(experiment, figures, finding, checked, before.allocation)
+    told_canary: list[str] = []
+    canary: CanaryReport | None = None
+    if experiment.canary is not None:
+        canary, finding, told_canary = _canary(case, distrust(experiment, results, always))
+        allocation = experiment.canary_allocation(canary.share)
+    else:
+        immature = snapshot.delay is not None and snapshot.delay.immature
+        finding = conclude(experiment, results, left, tuple(short), always, checked, immature=immature)
+        allocation = allocate(experiment, figures, finding, checked, before.allocation)
     told = reasons.Figures(
         results=results,
         left=left,
@@ -149,6 +172,7 @@ def _decision(case: Case, memory: Memory, figures: Evaluation) -> DecisionMade:
         unknown=_unknown(experiment, snapshot.cells),
         moved=snapshot.moved,
         notes=(*memory.notes, *convergence_note(experiment, figures, finding, left)),
+        canary=told_canary,
     )
     return DecisionMade(
         experiment=experiment.name,
@@ -176,7 +200,24 @@ def _decision(case: Case, memory: Memory, figures: Evaluation) -> DecisionMade:
         history=memory.history,
         segment_evidence=snapshot.segments,
         segments=segments,
+        canary=canary,
+        metric_delays=dict(snapshot.metric_delays or {}),
     )
+
+
+def _canary(case: Case, distrusted: Finding | None) -> tuple[CanaryReport, Finding, list[str]]:
+    """Where the canary goes, the verdict of that, and its sentences."""
+    experiment, snapshot, before = case.experiment, case.snapshot, case.previous or Previous(0, {}, 0)
+    delays = {one: snapshot.delay for one in experiment.outcomes if snapshot.delay is not None}
+    delays.update(snapshot.metric_delays or {})
+    course = advance(
+        experiment, snapshot.cells, snapshot.at_ms, before.canary, case.orders, delays,
+        fresh=before.version == 0, trusted=distrusted is None,
+    )  # fmt: skip
+    found = canary_words.report(experiment, course, before.canary, case.orders)
+    ended = found.place.state in ("promoted", "rolled-back")
+    finding = distrusted if distrusted is not None and not ended else Finding(canary_words.verdict(found))
+    return found, finding, canary_words.sentences(experiment, course, found)
 
 
 def _results(experiment: Experiment, figures: Evaluation) -> tuple[VariantResult, ...]:

@@ -17,7 +17,7 @@ from analyzer.engine.sequential import Contrasts, contrasts
 from sluice.domain.events import GuardrailResult, StatsCell
 from sluice.domain.experiment import Experiment
 
-__all__ = ["breached", "check_guardrails"]
+__all__ = ["breached", "check_guardrails", "one_disagrees"]
 
 
 def check_guardrails(experiment: Experiment, cells: Iterable[StatsCell], digits: int) -> tuple[GuardrailResult, ...]:
@@ -35,7 +35,7 @@ def check_guardrails(experiment: Experiment, cells: Iterable[StatsCell], digits:
         # The effect to plan for is the margin: that of the primary metric may have another unit.
         against, drawn = (
             contrasts(arms, 0, alpha=experiment.stopping.alpha, tau=guardrail.margin)
-            for arms in (weighted, _one_disagrees(weighted))
+            for arms in (weighted, one_disagrees(weighted))
         )
         enough = bool((effective_units(weighted) >= experiment.stopping.least_units).all())
         sign = 1.0 if guardrail.better == "higher" else -1.0
@@ -65,7 +65,7 @@ def _ends(against: Contrasts, place: int, sign: float) -> tuple[float, float]:
     return low, high
 
 
-def _one_disagrees(arms: Moments) -> Moments:
+def one_disagrees(arms: Moments) -> Moments:
     """Where all units agree (no error, or nothing but errors), one more average unit that does not.
 
     Units that all agree do not show how units differ, so nothing could be said of the variants that are broken most.

@@ -34,12 +34,16 @@ class Figures(NamedTuple):
     moved: Sequence[MovedUnits]
     notes: Sequence[str]
     """Sentences of the parts: delay, drift, convergence"""
+    canary: Sequence[str] = ()
+    """Sentences of the canary, which then say why"""
 
 
 def explain(experiment: Experiment, figures: Figures) -> tuple[str, ...]:
     """Sentences, the most important first: why this verdict, how sure, where the traffic goes, what to be wary of."""
     results, finding = figures.results, figures.finding
-    lines = [_verdict(experiment, figures)]
+    lines = [*figures.canary]
+    if not lines or finding.verdict == "invalid":
+        lines.insert(0, _verdict(experiment, figures))
     if finding.verdict not in ("no-traffic", "invalid"):
         lines.append(_standing(experiment, results))
     lines += _guardrails(figures.guardrails)
@@ -262,6 +266,8 @@ def _traffic(experiment: Experiment, figures: Figures) -> str:
     old = dict(figures.before) or experiment.starting_allocation
     stays = dict(figures.allocation) == old
     was = "" if stays else f" (was: {_percents(old)})"
+    if figures.canary:
+        return f"Traffic {'stays' if stays else 'moves'}: {shares}{was}."
     if finding.verdict == "invalid":
         return f"Traffic is not moved on such evidence: {shares}{was}."
     out = _out(figures)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from sluice.domain.events import GuardrailResult, VariantResult, Verdict
 from sluice.domain.experiment import Experiment
 
-__all__ = ["SAMPLE_RATIO_ALARM", "Finding", "conclude", "leader"]
+__all__ = ["SAMPLE_RATIO_ALARM", "Finding", "conclude", "distrust", "leader"]
 
 SAMPLE_RATIO_ALARM = 0.0005
 """Below this always-valid p-value the evidence is called invalid."""
@@ -48,12 +48,9 @@ def conclude(
     """
     if not any(result.impressions for result in results):
         return Finding("no-traffic")
-    if experiment.measure == "rate":
-        for result in results:
-            if result.outcomes > result.impressions:
-                return Finding("invalid", result.variant, "not-a-rate")
-    if sample_ratio_p is not None and sample_ratio_p < SAMPLE_RATIO_ALARM:
-        return Finding("invalid", "", "sample-ratio")
+    distrusted = distrust(experiment, results, sample_ratio_p)
+    if distrusted is not None:
+        return distrusted
     treatments = [result for result in left if result.variant != experiment.control_name]
     if not treatments and not experiment.aa:
         # Known before the gate: a guardrail breaks on its own evidence.
@@ -80,6 +77,17 @@ def conclude(
     if _equivalent(experiment, treatments):
         return Finding("stop", experiment.control_name, "equivalent")
     return Finding("continue", leader(left).variant)
+
+
+def distrust(experiment: Experiment, results: Sequence[VariantResult], sample_ratio_p: float | None) -> Finding | None:
+    """`invalid`, with the reason, when the evidence itself cannot be right."""
+    if experiment.measure == "rate":
+        for result in results:
+            if result.outcomes > result.impressions:
+                return Finding("invalid", result.variant, "not-a-rate")
+    if sample_ratio_p is not None and sample_ratio_p < SAMPLE_RATIO_ALARM:
+        return Finding("invalid", "", "sample-ratio")
+    return None
 
 
 def _same(experiment: Experiment, results: Sequence[VariantResult], left: Sequence[VariantResult]) -> Finding:

@@ -14,6 +14,7 @@ from typing import Annotated, Literal, TypeAlias
 import msgspec
 from msgspec import Meta, Struct
 
+from sluice.domain.canary import CanaryReport
 from sluice.domain.epochs import Epoch
 from sluice.domain.statistics import CellStatistics
 from sluice.errors import InvalidEvent
@@ -345,6 +346,10 @@ class DecisionMade(Struct, frozen=True, kw_only=True, tag_field="type", tag="dec
     previous_allocation: dict[str, Percent] = {}
     """Of the decision before this one, whose version is `version` − 1; empty when this is the first."""
     previous_allocation_version: int = 0
+    canary: CanaryReport | None = None
+    """What became of the canary; null where the experiment is none"""
+    metric_delays: dict[str, DelayEvidence] = {}
+    """`delay` of the guardrails of a canary, by outcome"""
     v: int = SCHEMA_VERSION
 
 

@@ -17,6 +17,7 @@ from msgspec import Meta, Struct
 from sluice.domain.allocation import equal_percents
 from sluice.domain.audience import MAX_RULES, Forced, Holdout, Layer, Rule, Share, problem_between, problem_with
 from sluice.domain.bucketing import ALGORITHMS, AlgorithmName, Bucketing, Gate, drawing
+from sluice.domain.canary import Canary, CanaryStep, HardLimit, problem_in
 from sluice.domain.events import UnitKind
 from sluice.domain.experiment_parts import MAX_TTL_S, Bandit, Guardrail, Stopping, Variant
 from sluice.domain.segments import MAX_KEY
@@ -75,6 +76,8 @@ class Experiment(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     follow, and only as many move as must; a moved unit stays in its first variant for the evidence."""
     bucketing: Bucketing = Bucketing()
     """How units are placed: Sluice's own way, or that of another tool, bit for bit."""
+    canary: Canary | None = None
+    """Two variants, of which the one beside the control gets more traffic step by step, or none any more."""
     state: State = State()
     """Written by `sluice experiment start|pause|stop|ship`, and no part of the configuration."""
 
@@ -89,10 +92,27 @@ class Experiment(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     @property
     def starting_allocation(self) -> dict[str, int]:
-        """Variant → whole percents before the first decision; equal shares unless the variants name theirs."""
+        """Variant → whole percents before the first decision; equal shares unless the variants name theirs.
+
+        Of a canary: those of its first step.
+        """
+        if self.canary is not None:
+            return self.canary_allocation(self.canary.steps[0].share)
         if all(variant.share is not None for variant in self.variants):
             return {variant.name: variant.share or 0 for variant in self.variants}
         return self.uniform_allocation
+
+    def canary_allocation(self, share: int) -> dict[str, int]:
+        """Variant → whole percents when the candidate of a canary, the variant beside the control, gets `share`."""
+        return {variant.name: 100 - share if variant.name == self.control_name else share for variant in self.variants}
+
+    @property
+    def outcomes(self) -> tuple[str, ...]:
+        """Every outcome that something is decided on, each once: the primary first, guardrails, hard limits."""
+        limits = self.canary.limits if self.canary is not None else ()
+        return tuple(
+            dict.fromkeys((self.primary, *(rail.outcome for rail in self.guardrails), *(one.outcome for one in limits)))
+        )
 
     @property
     def uniform_allocation(self) -> dict[str, int]:
@@ -114,7 +134,7 @@ class _UniqueKeys(yaml.SafeLoader):
 _LATER = {
     field.name: field.default
     for field in msgspec.structs.fields(Experiment)
-    if field.name in ("targeting", "traffic", "layer", "holdout", "forced", "assignment", "bucketing")
+    if field.name in ("targeting", "traffic", "layer", "holdout", "forced", "assignment", "bucketing", "canary")
 }
 """Fields that came later, with their defaults: where nothing else is said, what was hashed before hashes the same"""
 
@@ -189,6 +209,11 @@ def _validated(item: object, source: str, where: str) -> Experiment:
         raise ConfigError(f"{label}: expected a mapping with `name` and `variants`, got {type(item).__name__}")
     if "state" in item:
         raise ConfigError(f"{label}: state: not for files; `sluice experiment start|pause|stop|ship` sets it")
+    if item.get("canary") is not None:
+        # What a canary needs is what it gets where nothing else is written.
+        item = {"bandit": {}, "assignment": "rollout", **item}
+        if isinstance(item["bandit"], dict):
+            item["bandit"] = {"policy": "fixed", **item["bandit"]}
     try:
         experiment = msgspec.convert(item, Experiment)
     except msgspec.ValidationError as error:
@@ -235,6 +260,9 @@ _STRUCTS: dict[str, type[Struct]] = {
     "forced.when": Rule,
     "bucketing": Bucketing,
     "bucketing.gates": Gate,
+    "canary": Canary,
+    "canary.steps": CanaryStep,
+    "canary.limits": HardLimit,
 }
 _CHOICES: dict[str, tuple[str, ...]] = {
     "unit": get_args(UnitKind),
@@ -247,6 +275,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "assignment": get_args(get_type_hints(Experiment)["assignment"]),
     "bucketing.algorithm": get_args(get_type_hints(Bucketing)["algorithm"]),
     "bucketing.gates.algorithm": get_args(AlgorithmName),
+    "canary.on_longest": get_args(get_type_hints(Canary)["on_longest"]),
 }
 
 
@@ -286,6 +315,8 @@ def _checked(experiment: Experiment, label: str) -> Experiment:
     if experiment.bandit.floor * len(names) > 1:
         raise ConfigError(f"{label}: bandit.floor: {experiment.bandit.floor}: allowed is at most 1/{len(names)}")
     _check_segments(experiment, label)
+    if experiment.canary is not None:
+        _check_canary(experiment, experiment.canary, label)
     _check_audience(experiment, label)
     return experiment
 
@@ -345,3 +376,24 @@ def _check_audience(experiment: Experiment, label: str) -> None:
             ALGORITHMS[gate.algorithm or experiment.bucketing.algorithm].hasher(gate.seed)
     except ConfigError as error:
         raise ConfigError(f"{label}: bucketing: {error}") from error
+
+
+def _check_canary(experiment: Experiment, canary: Canary, label: str) -> None:
+    if len(experiment.variants) != 2:
+        raise ConfigError(f"{label}: canary: for two variants, control and candidate, not {len(experiment.variants)}")
+    if experiment.aa:
+        raise ConfigError(f"{label}: aa: not with `canary`, which ships what is not worse")
+    if any(variant.share is not None for variant in experiment.variants):
+        raise ConfigError(f"{label}: variants: no shares with `canary`, whose steps say them")
+    if experiment.bandit.policy != "fixed" or experiment.bandit.reserve:
+        raise ConfigError(
+            f"{label}: bandit: with `canary`, which moves the traffic, allowed is policy fixed, reserve 0"
+        )
+    if experiment.assignment != "rollout":
+        raise ConfigError(
+            f"{label}: assignment: {experiment.assignment!r}: with `canary` allowed is rollout: a unit that keeps its "
+            "variant could not be rolled back"
+        )
+    problem = problem_in(canary, experiment.measure)
+    if problem is not None:
+        raise ConfigError(f"{label}: canary.{problem}")

@@ -88,7 +88,7 @@ def test_other_definitions_replace_at_once() -> None:
 
 
 def test_an_experiment_that_was_never_counted_is_empty() -> None:
-    assert Totals().snapshot(experiment("x")) == ((), {}, -1, (), (), None)
+    assert Totals().snapshot(experiment("x")) == ((), {}, -1, (), (), None, None)
 
 
 def test_a_snapshot_is_read_back() -> None:
