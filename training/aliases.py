@@ -1,7 +1,7 @@
 """Versions of a registered model, and the aliases that say which of them serve. Library: mlflow (through its client).
 
-An alias remembers the version it pointed to before in a tag of the registered model. A version that a person moved an
-alias away from carries a tag, too: it comes back only by hand.
+An alias remembers the version it pointed to before in a tag of the registered model. A version that was rolled back
+carries a tag, too: it comes back only by hand.
 """
 
 from __future__ import annotations
@@ -82,9 +82,10 @@ class Aliases:
             raise ConfigError(f"{alias}: version {previous} was deleted: version {now.version} stays in force")
         self._client.set_registered_model_alias(self.name, alias, before.version)
         self._client.set_registered_model_tag(self.name, _previous(alias), now.version)
-        self._client.set_model_version_tag(self.name, now.version, ROLLED_BACK, "true")
-        if ROLLED_BACK in dict(before.tags):
+        if ROLLED_BACK in dict(before.tags):  # it was left by hand: this takes that back
             self._client.delete_model_version_tag(self.name, before.version, ROLLED_BACK)
+        else:
+            self._client.set_model_version_tag(self.name, now.version, ROLLED_BACK, "true")
         return Moved(now, before)
 
     def _make(self, logged: LoggedModel, description: str, tags: Mapping[str, str]) -> ModelVersion:

@@ -36,7 +36,9 @@ _ABOUT_MODEL = (
     "variants of an experiment serve; `sluice register` moves them to versions that pass its gate, and "
     "`sluice register --rollback PolicyB` back."
 )
-_ABOUT_ROUTER = "Who gets which policy, and how that policy ranks the candidates: `user_id`, `items` → `variant`, …"
+_ABOUT_ROUTER = (
+    "Who gets which policy, and how that policy ranks: `user_id`, `items` → `variant`, `items` (best first), `scores`."
+)
 _POLICIES_TAG = "sluice.policies"
 _LONGEST_TAG = 4000
 

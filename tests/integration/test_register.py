@@ -24,6 +24,7 @@ from sluice.features import feature_rows
 from sluice.models import Linear, Trees
 from sluice.names import Keys
 from sluice.settings import Settings
+from training.aliases import ROLLED_BACK
 from training.dataset import Dataset
 from training.models import Examples, fit_policy_a, fit_policy_b
 from training.prepare import PrepareOptions, prepare
@@ -196,6 +197,9 @@ def test_a_rollback_goes_back_stays_back_and_goes_forward_again(
     assert (forward.policies["PolicyB"].before, forward.policies["PolicyB"].version) == ("2", "4")
     assert in_force(settings) == ("3", "4", "2")  # the router that served them before serves them again
     assert states(run(settings, prepared)) == (IN_FORCE, IN_FORCE, IN_FORCE)
+    for version in ("2", "4"):
+        left = Registry(settings).resolve(parse_model_uri(f"models:/movielens_ctr_ab/{version}"))
+        assert ROLLED_BACK not in dict(left.tags)
 
 
 def test_a_rollback_without_an_earlier_version_is_one_line(
