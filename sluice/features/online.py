@@ -308,18 +308,15 @@ def _field(fields: Mapping[bytes, bytes], name: bytes) -> bytes:
 
 def _numbers(fields: Mapping[bytes, bytes], count: int) -> list[int]:
     numbers = [int(part) for part in _field(fields, b"numbers").split()]
-    if len(numbers) != count or numbers[0] < 0 or not all(-_LARGEST < number < _LARGEST for number in numbers):
+    if len(numbers) != count or numbers[0] < 0 or not -_LARGEST < min(numbers) <= max(numbers) < _LARGEST:
         raise ValueError(f"numbers: {count} whole numbers, the first from 0")
     return numbers
 
 
 def _is_sums(sums: object) -> bool:
-    return (
-        isinstance(sums, list)
-        and len(sums) == 3
-        and all(type(number) is int and -_LARGEST < number < _LARGEST for number in sums)
-        and sums[0] >= 0
-    )
+    if not isinstance(sums, list) or list(map(type, sums)) != [int, int, int]:
+        return False
+    return bool(sums[0] >= 0 and -_LARGEST < min(sums) <= max(sums) < _LARGEST)
 
 
 def _packed(vector: Floats) -> bytes:
