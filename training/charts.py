@@ -26,7 +26,8 @@ COLOURS = {
 _LINES: Sequence[Any] = ("-", (0, (4, 2)), (0, (1, 1.2)), (0, (6, 1.5, 1, 1.5)), (0, (2, 2)))
 _MARKS = ("o", "s", "^", "D", "v")
 _STYLE: Any = {
-    "svg.fonttype": "none", "svg.hashsalt": "sluice", "font.size": 9.5, "axes.edgecolor": COLOURS["faint"],
+    "svg.fonttype": "none", "svg.hashsalt": "sluice", "text.parse_math": False,
+    "font.size": 9.5, "axes.edgecolor": COLOURS["faint"],
     "axes.labelcolor": COLOURS["ink"], "text.color": COLOURS["ink"], "xtick.color": COLOURS["ink"],
     "ytick.color": COLOURS["ink"], "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True,
     "grid.color": COLOURS["faint"], "grid.alpha": 0.5, "grid.linewidth": 0.6, "legend.frameon": False,
@@ -124,7 +125,7 @@ def boxes(name: str, alt: str, models: Mapping[str, Sequence[float]], y: str) ->
 def inline(chart: Chart) -> str:
     """An `<svg>` element for a page: its colours are variables, its ids are its own, it refers to nothing outside."""
     svg = chart.svg[chart.svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", svg, flags=re.DOTALL)
     svg = re.sub(r'\sxmlns(:\w+)?="[^"]*"', "", svg).replace("xlink:href", "href")
     svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{chart.name}-", svg)
     svg = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", svg, flags=re.DOTALL)

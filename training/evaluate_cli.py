@@ -73,7 +73,7 @@ def evaluate(
     settings = Settings.load()
     try:
         from training.evaluation import run_evaluation
-        from training.report import render, write_files
+        from training.report import make_report
 
         with _progress(quiet=as_json) as progress:
             progress("MLflow")
@@ -83,16 +83,16 @@ def evaluate(
             dataset, _ = prepare(source, out or settings.state / FOLDER, options, columns_of)
             found = run_evaluation(dataset, seed=seed, notice=_notice, progress=progress)
             progress("report")
-            page = render(found, environment())
+            made = make_report(found, environment())
             if report is not None:
-                _write(report, page)
+                _write(report, made.page)
             with tempfile.TemporaryDirectory() as folder:
-                write_files(found, page, Path(folder))
+                made.write(Path(folder))
                 subject = Subject(dataset.name, dataset.fingerprint, seed)
                 run_id = log_report(settings, subject, _metrics(found), Path(folder), note=_note(found))
     except ModuleNotFoundError as error:
         raise ConfigError(f"{error.name} is not installed: pip install 'sluice-experiments[training]'") from error
-    summary = _summary(found) | {
+    summary = _summary(found, made.tables) | {
         "seconds": round(time.perf_counter() - begin, 3), "run_id": run_id, "report": str(report) if report else None,
     }  # fmt: skip
     if as_json:
@@ -134,11 +134,8 @@ def _note(found: Evaluation) -> str:
     return f"**{found.verdict.headline}.** {' '.join(found.verdict.sentences)} See `report.html` among the artifacts."
 
 
-def _summary(found: Evaluation) -> dict[str, Any]:
-    """What `--json` prints."""
-    from training.report_tables import tables
-
-    made = tables(found)
+def _summary(found: Evaluation, made: Mapping[str, Any]) -> dict[str, Any]:
+    """What `--json` prints. made: the tables of the report."""
     figures = {
         name: {
             **_defined(one.values),

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NamedTuple
 
-from training.charts import inline
+from training.charts import Chart, inline
 from training.evaluate import DRAWS
 from training.evaluation import Evaluation
 from training.report_charts import charts
@@ -15,21 +16,45 @@ from training.report_words import caveats, fairness_words, fold_words, segment_w
 from training.simultaneous import Interval
 from training.train import MODELS
 
-__all__ = ["render", "write_files"]
+__all__ = ["Report", "make_report"]
 
 TEMPLATES = Path(__file__).with_name("templates")
 
 
-def render(found: Evaluation, versions: Mapping[str, str], title: str = "") -> str:
-    """The page. versions: of what the figures depend on, by name."""
+class Report(NamedTuple):
+    page: str
+    """HTML, one file that needs nothing else"""
+    tables: Mapping[str, Table]
+    charts: Mapping[str, Chart]
+
+    def write(self, folder: Path) -> None:
+        """`report.html`, a CSV file a table, an SVG file a chart."""
+        (folder / "report.html").write_text(self.page, encoding="utf-8")
+        for name, table in self.tables.items():
+            (folder / f"{name}.csv").write_text(to_csv(table), encoding="utf-8")
+        pictures = folder / "charts"
+        pictures.mkdir()
+        for name, chart in self.charts.items():
+            (pictures / f"{name}.svg").write_text(chart.svg, encoding="utf-8")
+
+
+def make_report(found: Evaluation, versions: Mapping[str, str], title: str = "") -> Report:
+    """versions: of what the figures depend on, by name."""
+    made, drawn = tables(found), charts(found)
+    return Report(
+        _render(found, versions, title or f"Offline comparison on {found.data.name}", made, drawn), made, drawn
+    )
+
+
+def _render(
+    found: Evaluation, versions: Mapping[str, str], title: str, made: Mapping[str, Table], drawn: Mapping[str, Chart]
+) -> str:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
-    made = charts(found)
-
     def chart(name: str) -> Markup:
         # The SVG comes from matplotlib, which escapes the texts in it.
-        return Markup(inline(made[name]))
+        return Markup(inline(drawn[name]))
 
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
@@ -38,14 +63,14 @@ def render(found: Evaluation, versions: Mapping[str, str], title: str = "") -> s
     environment.filters |= {"number": _number, "ends": _ends, "interval": lambda cell: isinstance(cell, Interval)}
     page = environment.get_template("report.html.j2")
     return page.render(
-        title=title or f"Offline comparison on {found.data.name}",
+        title=title,
         found=found,
-        key_table=_key_table(found),
-        tables=tables(found),
-        charts=made,
+        key_table=_key_table(found, made["ranking"]),
+        tables=made,
+        charts=drawn,
         chart=chart,
         segment_kinds={
-            kind: [name for name in made if name.startswith(f"segments-{_slug(kind)}-")]
+            kind: [name for name in drawn if name.startswith(f"segments-{_slug(kind)}-")]
             for kind in dict.fromkeys(one.kind for one in found.segments)
         },
         segment_words=segment_words(found),
@@ -59,19 +84,7 @@ def render(found: Evaluation, versions: Mapping[str, str], title: str = "") -> s
     )
 
 
-def write_files(found: Evaluation, page: str, folder: Path) -> None:
-    """`report.html`, a CSV file a table, an SVG file a chart."""
-    (folder / "report.html").write_text(page, encoding="utf-8")
-    for name, table in tables(found).items():
-        (folder / f"{name}.csv").write_text(to_csv(table), encoding="utf-8")
-    pictures = folder / "charts"
-    pictures.mkdir()
-    for name, chart in charts(found).items():
-        (pictures / f"{name}.svg").write_text(chart.svg, encoding="utf-8")
-
-
-def _key_table(found: Evaluation) -> Table:
-    ranking = tables(found)["ranking"]
+def _key_table(found: Evaluation, ranking: Table) -> Table:
     keys = ("model", "ctr_at_1", "auc")
     places = [[column.key for column in ranking.columns].index(key) for key in keys]
     values = {model: one.values["ctr_at_1"] for model, one in found.figures.items()}

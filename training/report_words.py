@@ -108,7 +108,7 @@ def caveats(found: Evaluation) -> list[str]:
 
 
 def _summary(model: str, groups: Sequence[GroupFigures]) -> str:
-    worse = [
+    differing = [
         f"{_who(one)} at {k} ({points(one.difference[k].value)} points)"
         for one in groups for k in CUTOFFS if one.difference[k].excludes_zero
     ]  # fmt: skip
@@ -117,16 +117,16 @@ def _summary(model: str, groups: Sequence[GroupFigures]) -> str:
         for one in groups for k in CUTOFFS if one.gain_difference[k].excludes_zero
     ]  # fmt: skip
     said = f"{model}: " + (
-        f"click rates differ for {', '.join(worse)}"
-        if worse
-        else f"no evidence that click rates differ between the {len(groups)} groups compared"
+        f"click rates differ for {', '.join(differing)}"
+        if differing
+        else f"no evidence that click rates differ in any of {len(groups)} comparisons of a group with all others"
     )
     return said + (
         f"; what the model adds above chance differs for {', '.join(unequal)}."
         if unequal
         else "; nor that what the model adds above chance does."
-        if not worse
-        else "; no evidence that what the model adds above chance does, so the difference lies in what they like."
+        if not differing
+        else "; no evidence that what the model adds above chance does: it may lie in what they like."
     )
 
 

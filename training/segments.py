@@ -63,7 +63,7 @@ def segments(examples: Examples, slates: Ints) -> list[Segment]:
         own = np.array([genre in data.genres.get(one, ()) for one in data.log.items])
         found.append(Segment("genre", genre, own[item]))
     for attribute, values in attributes_of(data).items():
-        found += [Segment(attribute, value, (values == value)[user]) for value in np.unique(values) if value]
+        found += [Segment(attribute, str(value), (values == value)[user]) for value in np.unique(values) if value]
     return [one for one in found if one.rows.any()]
 
 
