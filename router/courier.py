@@ -58,14 +58,8 @@ class Courier:
 
     def __init__(self, settings: Settings, spool: Spool) -> None:
         self._spool = spool
-        self._producer: Producer = producer(
-            settings,
-            {
-                "message.timeout.ms": GIVE_UP_MS,
-                "queue.buffering.max.messages": 100_000,
-                "queue.buffering.max.kbytes": 65_536,
-            },
-        )
+        self._settings = settings
+        self._producer = self._new_producer()
         self._lock = threading.RLock()
         # What an earlier process could not send goes first.
         self._direct = spool.empty
@@ -102,12 +96,12 @@ class Courier:
                 done([])
             return
         parcel = _Parcel(records, done)
-        with self._lock:
+        with self._lock:  # a producer that was replaced must get nothing any more: nobody would serve its reports
             if not self._direct:
                 self._to_disk(parcel, range(len(records)))
                 return
-        for index, record in enumerate(records):
-            self._produce(parcel, index, record)
+            for index, record in enumerate(records):
+                self._produce(parcel, index, record)
 
     def post(self, records: Sequence[Record]) -> None:
         """Send `records` some milliseconds later, in one go with others; nobody is told what became of them."""
@@ -179,7 +173,11 @@ class Courier:
         Every record that meets an empty queue wakes the client's own thread: in bursts they cost a tenth.
         """
         while not self._stop.is_set() or len(self._producer):
-            self._producer.poll(BURST_S)
+            try:
+                self._producer.poll(BURST_S)
+            except KafkaException as error:  # fatal: this producer is of no use any more
+                self._away(error.args[0].str())
+                self._stop.wait(BURST_S)
             with self._lock:
                 posted, self._posted = self._posted, []
             self.send(posted)
@@ -226,6 +224,8 @@ class Courier:
         while not self._stop.is_set():
             self._wake.wait()
             self._wake.clear()
+            if not self._direct:
+                self._renew()
             while not self._stop.is_set() and not self._direct:
                 found = self._spool.oldest()
                 if found is None:
@@ -243,6 +243,31 @@ class Courier:
                     self._spool.drop(path)
                 else:
                     self._stop.wait(RETRY_S)
+                    self._renew()
+
+    def _new_producer(self) -> Producer:
+        return producer(
+            self._settings,
+            {
+                "message.timeout.ms": GIVE_UP_MS,
+                "queue.buffering.max.messages": 100_000,
+                "queue.buffering.max.kbytes": 65_536,
+            },
+        )
+
+    def _renew(self) -> None:
+        """Take a new producer: after a failure the broker may refuse the old one's numbers for ever.
+
+        What the old one still holds comes back as not delivered, and goes to the disk.
+        """
+        fresh = self._new_producer()
+        with self._lock:
+            old, self._producer = self._producer, fresh
+        old.purge()
+        try:
+            old.flush(1.0)
+        except KafkaException as error:
+            log.debug("the old producer: %s", error)
 
     def _deliver(self, records: Sequence[Record]) -> bool:
         """Whether the broker took all of `records`, or refused them for what they are."""
@@ -264,6 +289,8 @@ class Courier:
                 except BufferError:
                     if self._stop.wait(0.05):
                         return False
+                except KafkaException:
+                    return False
         for _ in records:
             if not left.acquire(timeout=GIVE_UP_MS / 1000 + 5):
                 return False

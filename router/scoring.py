@@ -10,6 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
 from router.batching import Batcher
@@ -62,37 +63,43 @@ class _Task(NamedTuple):
 class Scoring:
     """Scores of `random`, of `popularity` (the items' click rates in Redis) and of `models:/…`."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        experiments: Iterable[Experiment],
-        store: FeatureStore,
-        breaker: Breaker,
-        metrics: Metrics,
-    ) -> None:
-        """Returns once every model is loaded. Raises ConfigError, TransportError as `follow_models`."""
+    def __init__(self, settings: Settings, store: FeatureStore, breaker: Breaker, metrics: Metrics) -> None:
+        self._settings = settings
         self._store = store
         self._live = LiveRanking(store)
         self._breaker = breaker
         self._metrics = metrics
-        self._rankers = {(e.name, v.name): v.ranker or v.name for e in experiments for v in e.variants}
-        self._random = {e.name: Random(e.seed) for e in experiments}
-        uris = {ranker: ranker for ranker in self._rankers.values() if ranker.startswith(_MODELS)}
-        self._models: ModelFollower | None = follow_models(settings, uris) if uris else None
-        for (experiment, variant), ranker in self._rankers.items():
-            if ranker not in uris and ranker not in ("random", "popularity"):
-                log.warning("experiment %s: variant %s: ranker %s learns from a replay only: over HTTP the order of "
-                            "the request stands", experiment, variant, ranker)  # fmt: skip
+        self._rankers: dict[tuple[str, str], str] = {}
+        self._random: dict[str, Random] = {}
+        self._followers: list[ModelFollower] = []
+        self._asked: set[str] = set()
+        self._loading = ThreadPoolExecutor(1, thread_name_prefix="router-load")
+        self._loads: list[Future[None]] = []
         self._batches: Batcher[_Task, Scored] = Batcher(self._work, name="router-rank")
 
     def __len__(self) -> int:
         """Rankings that wait"""
         return len(self._batches)
 
+    def follow(self, experiments: Iterable[Experiment]) -> None:
+        """Rank for these from now on; models that are new are loaded in the background."""
+        served = tuple(experiments)
+        self._rankers = {(e.name, v.name): v.ranker or v.name for e in served for v in e.variants}
+        self._random = {e.name: Random(e.seed) for e in served}
+        for uri in sorted({uri for experiment in served for uri in _models_of(experiment)} - self._asked):
+            self._asked.add(uri)
+            self._loads.append(self._loading.submit(self._load, uri))
+
+    def wait(self) -> None:
+        """Return once every model that was asked for is loaded. Raises ConfigError for one that cannot be served."""
+        for load in self._loads:
+            load.result()
+
     def close(self) -> None:
+        self._loading.shutdown(cancel_futures=True)
         self._batches.close()
-        if self._models is not None:
-            self._models.close()
+        for follower in self._followers:
+            follower.close()
 
     def version(self, experiment: str, variant: str) -> str:
         """Version of the variant's model that serves now; empty for a rule"""
@@ -101,8 +108,8 @@ class Scoring:
 
     def versions(self) -> dict[str, str]:
         """Model → version that serves now"""
-        in_force = self._models.in_force if self._models is not None else {}
-        return {uri: str(served.version.version) for uri, served in in_force.items()}
+        served = [item for follower in self._followers for item in follower.in_force.items()]
+        return {uri: str(one.version.version) for uri, one in served}
 
     async def score(self, job: Job) -> Scored:
         """The scores of the job's variant. Never fails: what does is counted, and the order of the request stands."""
@@ -123,7 +130,16 @@ class Scoring:
             return Scored([(count - place) / count for place in range(count)], "", failed=True)
 
     def _served(self, ranker: str) -> Served | None:
-        return None if self._models is None else self._models.in_force.get(ranker)
+        return next((f.in_force[ranker] for f in self._followers if ranker in f.in_force), None)
+
+    def _load(self, uri: str) -> None:
+        try:
+            self._followers.append(follow_models(self._settings, {uri: uri}))
+        except SluiceError as error:
+            # Asked for again when the catalogue changes; until then the variant's rankings keep the request's order.
+            self._asked.discard(uri)
+            log.error("%s", error)
+            raise
 
     def _work(self, tasks: Sequence[_Task]) -> list[Scored | Exception]:
         """In the thread of the batches."""
@@ -162,3 +178,11 @@ class Scoring:
             for item, state in zip(items, states, strict=True)
         }
         return [Scored([rate[item] for item in task.job.items], "") for task in tasks]
+
+
+def _models_of(experiment: Experiment) -> set[str]:
+    """Those that somebody may be ranked by now."""
+    state, control = experiment.state, experiment.control_name
+    shown = {"shipped": {state.variant or control}, "stopped": {control}, "paused": {control}}.get(state.status)
+    rankers = {v.ranker or v.name for v in experiment.variants if shown is None or v.name in shown}
+    return {ranker for ranker in rankers if ranker.startswith(_MODELS)}

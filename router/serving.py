@@ -12,21 +12,22 @@ from typing import NamedTuple
 
 from msgspec.structs import replace
 
+from router import following
 from router.batching import Batcher
 from router.courier import Courier
 from router.decisions import DecisionBoard
 from router.degrading import Breaker, GuardedClaims
-from router.live import AllocationFollower
+from router.live import AllocationFollower, CatalogueFollower
 from router.metrics import Metrics
 from router.routing import AssignmentRequest, Routed, Router
 from router.scoring import Scoring
 from router.spool import Record, Spool
-from sluice.adapters import catalogue
 from sluice.adapters.allocations import AllocationStore
 from sluice.adapters.assignments import AssignmentStore
 from sluice.adapters.features import FeatureStore
 from sluice.adapters.redis import connect, ping, wait_for_redis
 from sluice.domain.events import AssignmentMade, encode
+from sluice.domain.experiment import Experiment
 from sluice.errors import ConfigError, TransportError
 from sluice.names import ASSIGNMENTS, Keys
 from sluice.settings import Settings
@@ -156,7 +157,6 @@ def _build(settings: Settings, spool_bytes: int, closers: list[Callable[[], None
     keys, metrics = Keys(settings.prefix), Metrics()
     patient = wait_for_redis(settings)
     closers.append(patient.close)
-    experiments = catalogue.load(settings)
     spool = Spool(settings.state / SPOOL_FOLDER, max_bytes=spool_bytes)
     courier = Courier(settings, spool)
     closers.append(courier.close)
@@ -166,10 +166,10 @@ def _build(settings: Settings, spool_bytes: int, closers: list[Callable[[], None
     breaker = Breaker("Redis", lambda: ping(hot))
     closers.append(breaker.close)
     claims = GuardedClaims(store, breaker)
-    scoring = Scoring(settings, experiments.values(), FeatureStore(hot, keys), breaker, metrics)
+    scoring = Scoring(settings, FeatureStore(hot, keys), breaker, metrics)
     closers.append(scoring.close)
     assigner = _Assigner(claims, metrics, courier, scoring.version)
-    router = Router(experiments.values(), claims, exposures=assigner.expose, retry_s=0)
+    router = Router((), claims, exposures=assigner.expose, retry_s=0)
     closers.append(router.close)
     assigner.router = router
     changed: dict[str, float] = {}
@@ -180,14 +180,22 @@ def _build(settings: Settings, spool_bytes: int, closers: list[Callable[[], None
             changed[experiment] = time.monotonic()
         return taken
 
-    follower = AllocationFollower(settings, AllocationStore(patient, keys), list(experiments), update)
-    closers.append(follower.close)
+    allocations = AllocationFollower(settings, AllocationStore(patient, keys), (), update)
+    closers.append(allocations.close)
+    define = following(router, None, allocations.follow)
+
+    def followed(name: str, experiment: Experiment | None) -> None:
+        define(name, experiment)
+        scoring.follow(router.experiments)
+
+    closers.append(CatalogueFollower(settings, followed).close)
     board = DecisionBoard(settings)
     closers.append(board.close)
     assigning: Batcher[Ask, Assigned] = Batcher(assigner.work, name="router-assign")
     closers.append(assigning.close)
     service = Service(settings, router, metrics, courier, spool, breaker, board, assigning, scoring,
                       _closers=closers)  # fmt: skip
+    scoring.wait()
     begun = time.monotonic()
     metrics.read_from(lambda: _readings(service, changed, begun))
     return service

@@ -28,7 +28,7 @@ def connect(settings: Settings, *, timeout_s: float = 10.0) -> redis.Redis:
             socket_connect_timeout=min(5.0, timeout_s),
             health_check_interval=30,
             # Once, for a connection that went stale; redis-py's own default would block a caller for seconds.
-            retry=Retry(NoBackoff(), 1),
+            retry=Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,)),
         )
     except ValueError:
         # Neither the value nor redis-py's reason is shown: with "/" in a password both hold a part of it.
