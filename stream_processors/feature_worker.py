@@ -44,11 +44,11 @@ class FeatureWorker:
 
     def __init__(self, settings: Settings) -> None:
         """Connects. Raises TransportError when the broker or Redis does not answer."""
-        keys, client = Keys(settings.prefix), wait_for_redis(settings)
-        self._store, self._keeping = FeatureStore(client, keys), FeatureKeeping(client, keys)
-        self._settings = settings
+        keys, self._client = Keys(settings.prefix), wait_for_redis(settings)
+        self._keeping = FeatureKeeping(self._client, keys)
+        self._settings, self._definitions = settings, definitions_of(settings)
         self._keeper = FeatureKeeper(
-            self._store, self._keeping, definitions_of(settings), lambda: time.time_ns() // 1_000_000
+            FeatureStore(self._client, keys), self._keeping, self._definitions, lambda: time.time_ns() // 1_000_000
         )
         self._consumer: Consumer = consumer(
             settings,
@@ -88,18 +88,18 @@ class FeatureWorker:
 
     def close(self) -> None:
         self._consumer.close()
+        self._client.close()
 
     def _take_up(self, stop: threading.Event) -> bool:
         told = False
-        logs = self._logs()
-        firsts = [(logs[0, p][0], logs[1, p][0]) for p in range(len(logs) // 2)]
-        while not self._keeper.take_up(firsts):
+        while not self._keeper.take_up(self._firsts()):
             if not told:
                 log.warning("features wait for a catalogue of the items: `sluice register` writes it")
                 told = True
             if stop.wait(1.0):
                 return False
-        joiner = self._keeper.joiner
+        # Looked up after the states are ours: the keeper before may have read on until then.
+        joiner, logs = self._keeper.joiner, self._logs()
         for place, (low, high) in logs.items():
             if not low <= joiner.offset(*place) <= high:
                 self._truncated(place, joiner.offset(*place), low, high)
@@ -108,6 +108,11 @@ class FeatureWorker:
         self._paused = set()
         log.info("keeping features, reading from %s", {f"{TOPICS[t]}[{p}]": joiner.offset(t, p) for t, p in logs})
         return True
+
+    def _firsts(self) -> list[tuple[int, int]]:
+        """First offsets of both topics, by partition."""
+        logs = self._logs()
+        return [(logs[0, p][0], logs[1, p][0]) for p in range(len(logs) // len(TOPICS))]
 
     def _logs(self) -> dict[tuple[int, int], tuple[int, int]]:
         """(topic, partition) → (first, next) offset of the log, looked up: not every broker refuses other offsets."""
@@ -164,14 +169,11 @@ class FeatureWorker:
 
     def _bound_memory(self) -> None:
         """With many slates open, read on only where it can end some of them."""
-        joiner, definitions = self._keeper.joiner, definitions_of(self._settings)
-        if joiner.open >= MAX_OPEN:
-            reach = definitions.window_ms + definitions.lateness_ms
+        joiner = self._keeper.joiner
+        ahead = set()
+        if joiner.open >= MAX_OPEN * (RESUME if self._paused else 1):
+            reach = self._definitions.window_ms + self._definitions.lateness_ms
             ahead = {place for place in joiner.places() if joiner.ahead(*place) > reach}
-        elif joiner.open < MAX_OPEN * RESUME:
-            ahead = set()
-        else:
-            return
         self._consumer.pause([TopicPartition(TOPICS[t], p) for t, p in ahead - self._paused])
         self._consumer.resume([TopicPartition(TOPICS[t], p) for t, p in self._paused - ahead])
         self._paused = ahead

@@ -24,6 +24,7 @@ from sluice.errors import Fenced, LogTruncated
 from sluice.features import ItemState, OnlineFeatures, UserState, make_catalogue
 from sluice.names import Keys
 from sluice.settings import Settings
+from stream_processors import feature_worker
 from stream_processors.feature_worker import FeatureWorker
 from stream_processors.features import Resume, encode_resume
 
@@ -100,6 +101,26 @@ def test_states_follow_the_log_over_a_restart(stack: Settings, wait_until: Wait)
     assert progress.behind.startswith(("impressions[", "clicks["))
     with keeping(settings):
         wait_until(lambda: store_of(settings).progress().lag == 0, 30, "an idle keeper that tells its lag")  # type: ignore[union-attr]
+    assert_states(settings, logs)
+
+
+def test_slates_that_cannot_end_yet_stay_in_the_log(
+    make_stack: Callable[..., Settings], wait_until: Wait, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing comes on `clicks` for a long time: `impressions` wait, instead of filling the memory."""
+    monkeypatch.setattr(feature_worker, "MAX_OPEN", 100)
+    monkeypatch.setattr(feature_worker, "BATCH", 300)
+    settings = short(make_stack("embedded"))
+    logs = random_feature_logs(random.Random(8), partitions=PARTITIONS, slates=800, span=16_000)
+    store_of(settings).put_catalogue(CATALOGUE)
+    written(settings, (logs[0], [[] for _ in logs[1]]), slice(None))
+    with keeping(settings) as worker:
+        wait_until(lambda: worker._keeper.joiner.open >= 100, 30, "slates that wait")
+        written(settings, ([[] for _ in logs[0]], logs[1]), slice(0, 20))
+        wait_until(learned(settings, 1), 30, "the first slates")
+        assert store_of(settings).progress().lag > 1000  # type: ignore[union-attr]
+        written(settings, ([[] for _ in logs[0]], logs[1]), slice(20, None))
+        wait_until(learned(settings, len(ended_slates(logs, DEFINITIONS))), 60, "all slates")
     assert_states(settings, logs)
 
 
