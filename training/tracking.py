@@ -123,7 +123,7 @@ class Tracking:
     ) -> Iterator[str]:  # fmt: skip
         """The id of a new run, which is the active run inside: `mlflow.log_…` go to it.
 
-        kind: `training`, `model`, `baseline`, `study`, `trial`, `router`, `evaluation`. note: Markdown, what the run is.
+        kind: `training`, `model`, `baseline`, `study`, `trial`, `router`, `evaluation`. note: Markdown, what it is.
         """
         import mlflow
 
