@@ -80,12 +80,13 @@ class Aliases:
         before = self._resolve(ModelRef(self.name, version=previous))
         if before is None:
             raise ConfigError(f"{alias}: version {previous} was deleted: version {now.version} stays in force")
+        returns = ROLLED_BACK in dict(before.tags)  # it was left by hand: this takes that back
+        if not returns:
+            self._client.set_model_version_tag(self.name, now.version, ROLLED_BACK, "true")
         self._client.set_registered_model_alias(self.name, alias, before.version)
         self._client.set_registered_model_tag(self.name, _previous(alias), now.version)
-        if ROLLED_BACK in dict(before.tags):  # it was left by hand: this takes that back
+        if returns:
             self._client.delete_model_version_tag(self.name, before.version, ROLLED_BACK)
-        else:
-            self._client.set_model_version_tag(self.name, now.version, ROLLED_BACK, "true")
         return Moved(now, before)
 
     def _make(self, logged: LoggedModel, description: str, tags: Mapping[str, str]) -> ModelVersion:
