@@ -1,8 +1,8 @@
 """The catalogue of experiments: topic `experiments`, compacted, key = name. Library: confluent-kafka.
 
 Kafka has no compare-and-set, so each record carries a revision, and of two records with the same one the first stands.
-Everybody reads by that rule (`Catalogue`). Whoever writes reads on until the own record comes by: where another was
-first, its record is written again, so that compaction, which keeps the last, keeps the one that stands.
+Everybody reads by that rule (`Catalogue`). Whoever writes reads on until the own record comes by: where the last record
+of an experiment is not the one that stands, that is written again, since compaction keeps the last.
 """
 
 from __future__ import annotations
@@ -35,6 +35,8 @@ class Catalogue:
 
     def __init__(self) -> None:
         self.experiments: dict[str, Experiment] = {}
+        self.behind: set[str] = set()
+        """Names whose last record is not the one that stands"""
 
     def offer(self, key: bytes | None, value: bytes | None) -> str | None:
         """Name of the experiment that this record adds, changes or deletes; None when it changes nothing.
@@ -43,6 +45,7 @@ class Catalogue:
         """
         if value is None:
             name = (key or b"").decode(errors="replace")
+            self.behind.discard(name)
             return name if self.experiments.pop(name, None) is not None else None
         experiment = load_experiment(value)
         name = experiment.name
@@ -50,7 +53,9 @@ class Catalogue:
             raise ConfigError(f"record: name: {name!r} differs from the key")
         before = self.experiments.get(name)
         if before is not None and experiment.state.revision <= before.state.revision != 0:
+            (self.behind.discard if experiment == before else self.behind.add)(name)
             return None
+        self.behind.discard(name)
         self.experiments[name] = experiment
         return name
 
@@ -176,8 +181,9 @@ def _write(settings: Settings, edit: Edit, timeout_s: float) -> list[Experiment]
     standing = [found for e in wanted if (found := known.experiments.get(e.name)) is not None]
     ours = {e.name: e.state.changes[-1] for e in wanted}
     lost = [e for e in standing if ours[e.name] not in e.state.changes]
+    if known.behind:
+        _produce(settings, [known.experiments[name] for name in sorted(known.behind)], timeout_s)
     if lost:
-        _produce(settings, lost, timeout_s)
         raise _conflict(lost[0], "was changed at the same moment")
     return edited
 
@@ -194,7 +200,9 @@ def _produce(settings: Settings, experiments: Iterable[Experiment], timeout_s: f
         partition, offset = message.partition() or 0, message.offset() or 0
         ends[partition] = max(ends.get(partition, 0), offset + 1)
 
-    out = producer(settings, {"message.timeout.ms": int(timeout_s * 1000)})
+    # An idempotent producer waits half a second for its number. A copy that a retry leaves does no harm: see `behind`.
+    config = {"message.timeout.ms": int(timeout_s * 1000), "enable.idempotence": False, "linger.ms": 0}
+    out = producer(settings, config)
     for experiment in experiments:
         out.produce(EXPERIMENTS, key=experiment.name, value=msgspec.json.encode(experiment), on_delivery=delivered)
     missing = out.flush(timeout_s + 1)

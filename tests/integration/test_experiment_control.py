@@ -180,17 +180,15 @@ class TestCatalogue:
         last = load_experiment(records[-1] or b"")
         assert (last.state.status, last.state.changes[-1].by) == ("stopped", "bob")
 
-    def test_many_writers_lose_no_change(self, embedded: Settings, experiment: Experiment) -> None:
+    def test_many_writers_lose_no_change(self, stack: Settings, experiment: Experiment) -> None:
         name = experiment.name
-        catalogue.create(embedded, [experiment])
+        catalogue.create(stack, [experiment])
         done: list[str] = []
 
         def work(who: str) -> None:
             while True:
                 try:
-                    known = catalogue.load(embedded)[name]
-                    seed = known.seed + 1
-                    stands = catalogue.apply(embedded, [replace(known, seed=seed)], by=who)[0]
+                    stands = catalogue.apply(stack, [replace(experiment, salt=who)], by=who)[0]
                 except Conflict:
                     continue
                 done.append(who)
@@ -202,7 +200,7 @@ class TestCatalogue:
             thread.start()
         for thread in threads:
             thread.join(60)
-        state = catalogue.load(embedded)[name].state
+        state = catalogue.load(stack)[name].state
         assert sorted(done) == [f"w{n}" for n in range(4)]
         assert state.revision == 5
         assert sorted(change.by for change in state.changes[1:]) == sorted(done)

@@ -83,6 +83,20 @@ def test_the_first_record_of_the_highest_revision_stands(revisions: list[int]) -
     assert (catalogue.experiments["e"].seed, catalogue.experiments["e"].state.revision) == (where, best)
 
 
+@given(st.lists(st.integers(1, 6), max_size=20))
+def test_what_compaction_would_lose_is_known(revisions: list[int]) -> None:
+    catalogue = Catalogue()
+    for number, revision in enumerate(revisions):
+        catalogue.offer(b"e", at(revision, number))
+    kept = Catalogue()
+    if revisions:
+        kept.offer(b"e", at(revisions[-1], len(revisions) - 1))
+    assert catalogue.behind == (set() if kept.experiments == catalogue.experiments else {"e"})
+    if catalogue.behind:
+        assert catalogue.offer(b"e", msgspec.json.encode(catalogue.experiments["e"])) is None
+        assert catalogue.behind == set()
+
+
 def test_a_record_says_what_it_changed() -> None:
     catalogue = Catalogue()
     assert catalogue.offer(b"e", at(3)) == "e"
