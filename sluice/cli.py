@@ -17,7 +17,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "demo": ("sluice.console.demo:demo", "Replay MovieLens through the whole loop and watch it decide."),
     "infra": ("infra.cli:infra", "Start, stop and inspect a broker and a Redis."),
     "bucket": ("sluice.console.bucket:bucket", "The bucket of a unit, as Sluice or another tool places it."),
-    "experiment": ("sluice.console.experiment:experiment", "Check, apply and list experiments."),
+    "experiment": ("sluice.console.experiment:experiment", "Validate, publish, start, pause, stop and ship experiments."),
     "replay": ("producers.cli:replay", "Replay a ratings log as impressions and clicks."),
     "resolve": ("stream_processors.cli:resolve", "Give an existing click stream its assignments."),
     "process": ("stream_processors.cli:process", "Attribute and count, exactly once (a Faust worker)."),
