@@ -256,7 +256,7 @@ def _plan(settings: Settings, options: ReplayOptions, candidates: Candidates) ->
         stop = min(stop, first + options.limit)
     if first >= stop:
         raise ConfigError(
-            f"no slates between --start and --stop: {candidates.name} goes "
+            f"no slates between --start (or --from-share) and --stop: {candidates.name} goes "
             f"from {_moment(at_ms[0])} to {_moment(at_ms[-1])}"
         )
     faults = Faults(options.disorder, options.duplicates, options.late, settings.lateness_ms)

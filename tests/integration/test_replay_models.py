@@ -101,16 +101,15 @@ def expected(slates: Slates, settings: Settings, version: str) -> list[tuple[str
 
 
 def shown_by_slate(messages: list[Message]) -> list[tuple[str, tuple[str, ...]]]:
-    """(variant, items) in the order in which the slates were sent."""
-    slates: dict[str, tuple[str, list[str]]] = {}
-    times: dict[str, int] = {}
+    """(variant, items) of every slate, in their order; what was sent twice counts once."""
+    slates: dict[int, tuple[str, dict[str, str]]] = {}
     for message in messages:
         event = json.loads(message.value() or b"")
         if event["type"] == "impression":
-            _, items = slates.setdefault(event["slate_id"], (event["assignments"][0][1], []))
-            items.append(event["item_id"])
-            times[event["slate_id"]] = int(event["slate_id"].rpartition(".")[2], 36)
-    return [(slates[name][0], tuple(slates[name][1])) for name in sorted(slates, key=times.__getitem__)]
+            number = int(event["slate_id"].rpartition(".")[2], 36)
+            _, items = slates.setdefault(number, (event["assignments"][0][1], {}))
+            assert items.setdefault(event["impression_id"], event["item_id"]) == event["item_id"]
+    return [(variant, tuple(items.values())) for _, (variant, items) in sorted(slates.items())]
 
 
 @pytest.mark.slow
@@ -129,7 +128,7 @@ def test_an_alias_moved_in_the_middle_is_served_without_losing_a_slate(
 
         wait_until(lambda: read(K * 20), 60, "the first slates")
         alias("2")
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=150)
         wait_until(lambda: read(K * SLATES), 30, "all slates")
     assert process.returncode == 0, err
     assert json.loads(out)["slates"] == SLATES
@@ -147,21 +146,47 @@ def test_an_alias_moved_in_the_middle_is_served_without_losing_a_slate(
     assert first_of_second < len(served) - 10, "it took less than the rest of the replay"
 
 
+@pytest.mark.slow
+def test_a_kill_and_a_restart_show_and_count_the_same(
+    make_stack: Callable[..., Settings], slates: Slates, uri: str, replay: Start, wait_until: Callable[..., Any]
+) -> None:
+    out, err = replay(make_stack("embedded", mlflow=uri)).communicate(timeout=150)
+    assert err == ""
+    whole = json.loads(out)
+    settings = make_stack("embedded", mlflow=uri)
+    process = replay(settings, "--speed", "60/s")
+    with TopicReader(settings, IMPRESSIONS, from_start=True) as reader:
+        found: list[Message] = []
+        wait_until(lambda: found.extend(reader.poll(0.02)) or len(found) >= K * SLATES // 2, 60, "half of the slates")
+        process.kill()
+        process.communicate()
+        out, err = replay(settings).communicate(timeout=150)
+        rest = json.loads(out)
+        wait_until(lambda: found.extend(reader.poll(0.02)) or len(shown_by_slate(found)) == SLATES, 30, "all slates")
+    assert 0 < rest["resumed_from"] < SLATES
+    assert {name: rest[name] for name in ("slates", "impressions", "clicks", "variants", "regret")} == {
+        name: whole[name] for name in ("slates", "impressions", "clicks", "variants", "regret")
+    }
+    best = expected(slates, settings, "1")
+    answers = enumerate(shown_by_slate(found))
+    assert all(items == best[number] for number, (variant, items) in answers if variant == "PolicyA")
+
+
 @pytest.mark.parametrize(
-    ("arguments", "env", "code", "words"),
+    ("env", "code", "words"),
     [
-        ((), {}, 2, "variant PolicyA: models:/movielens_ctr_ab@PolicyA: MLflow at sqlite:///"),
-        ((), {"SLUICE_MLFLOW": "http://127.0.0.1:9"}, 1, "MLflow at http://127.0.0.1:9"),
+        ({}, 2, "variant PolicyA: models:/movielens_ctr_ab@PolicyA: MLflow at sqlite:///"),
+        ({"SLUICE_MLFLOW": "http://127.0.0.1:9"}, 1, "MLflow at http://127.0.0.1:9"),
     ],
     ids=["no such alias", "away"],
 )
 def test_models_that_cannot_be_had_at_the_start_are_one_line(
-    folder: Path, tmp_path: Path, arguments: tuple[str, ...], env: dict[str, str], code: int, words: str,
-) -> None:  # fmt: skip
+    folder: Path, tmp_path: Path, env: dict[str, str], code: int, words: str
+) -> None:
     command = [sys.executable, "-m", "sluice", "replay", "--data", str(folder / "tiny"), "--experiment"]
     command += [str(folder / "models.yaml"), "--truth", str(tmp_path / "truth.parquet")]
     outer = {**os.environ, "SLUICE_STATE": str(tmp_path), **env}
-    done = subprocess.run(command, env=outer, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, env=outer, capture_output=True, text=True, timeout=150)
     assert done.returncode == code
     assert words in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1

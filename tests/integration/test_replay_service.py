@@ -259,7 +259,10 @@ def test_a_replay_waits_for_the_counting(
         (("--outcomes", "buy"), "--outcomes: 'buy': allowed are click, rating"),
         (("--outcomes", ","), "--outcomes: ',': name at least one of click, rating"),
         (("--start", "soon"), "--start: 'soon': allowed are"),
-        (("--start", "2100-01-01"), "no slates between --start and --stop: synthetic goes from 2020-09-13T12:26"),
+        (
+            ("--start", "2100-01-01"),
+            "no slates between --start (or --from-share) and --stop: synthetic goes from 2020-09-13T12:26",
+        ),
         (("--disorder", "0.7", "--late", "0.7"), "together at most 1"),
         (("--top-k", "2000"), "exceed 1000 items"),
     ],

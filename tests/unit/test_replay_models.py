@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from movielens_files import write_movielens
+from pyarrow import parquet
 from registered_models import NAME, ModelsInMemory, likes
 
 from producers.candidates import RankedSlates
@@ -17,6 +18,7 @@ from producers.scoring import LogModels
 from producers.slates import Slates, cut_slates
 from producers.sources import read_ratings
 from router import make_ranker
+from sluice.cli import main
 from sluice.errors import ConfigError
 from sluice.features import make_catalogue
 from sluice.models import TrainedModel, read_model, write_model
@@ -90,6 +92,16 @@ def test_the_replay_shows_what_the_test_part_of_training_is_measured_by(
         ]
     assert len(block) == len(data.test)
     assert differ > len(block) / 2
+
+
+def test_a_share_of_the_slates_is_the_one_that_training_takes(folder: Path, data: Dataset, tmp_path: Path) -> None:
+    (tmp_path / "rules.yaml").write_text("{name: rules, variants: [{name: random}, {name: popularity}]}")
+    options = ["--experiment", str(tmp_path / "rules.yaml"), "--truth", str(tmp_path / "truth.parquet")]
+    with pytest.raises(SystemExit) as stopped:
+        main(["replay", "--data", str(folder), "--from-share", "0.6", *options])
+    assert not stopped.value.code
+    numbers = parquet.read_table(tmp_path / "truth.parquet")["slate"].to_pylist()
+    assert numbers == list(range(data.test_from, data.test_from + len(data.test)))
 
 
 @pytest.mark.parametrize("size", [1, 7, 1000])
