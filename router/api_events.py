@@ -9,7 +9,7 @@ import msgspec
 from fastapi import APIRouter, Request, Response
 
 from router.api_document import answers, takes
-from router.api_problems import ApiProblem, answered, decoded
+from router.api_problems import ApiProblem, answered, decoded, decoded_json
 from router.courier import Outcome
 from router.serving import Service
 from router.spool import Record
@@ -32,7 +32,7 @@ _EXAMPLE = EventsBody(
         )
     )
 )  # fmt: skip
-_decode = msgspec.json.Decoder(Event).decode
+_decoder: msgspec.json.Decoder[Event] = msgspec.json.Decoder(Event)
 
 
 def routes(service: Service) -> APIRouter:
@@ -107,6 +107,6 @@ def _record(raw: msgspec.Raw) -> Record:
     """Raises ValueError with the reason when it is no event."""
     if len(raw) > MAX_EVENT_BYTES:
         raise ValueError(f"{len(raw)} bytes exceed the limit of {MAX_EVENT_BYTES}")
-    event = _decode(raw)
+    event = decoded_json(_decoder, raw)
     topic = IMPRESSIONS if isinstance(event, ImpressionShown) else CLICKS
     return Record(topic, event.user_id, encode(event))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import TypeVar
 
@@ -15,7 +16,8 @@ from starlette.responses import Response
 from sluice.domain.api import FieldProblem, Problem
 from sluice.errors import ConfigError, Conflict, TransportError
 
-__all__ = ["PROBLEM_TYPE", "ApiProblem", "answered", "as_problem", "decoded", "install", "problem_response"]
+__all__ = ["PROBLEM_TYPE", "ApiProblem", "answered", "as_problem", "decoded", "decoded_json", "install"]
+__all__ += ["problem_response"]
 
 PROBLEM_TYPE = "application/problem+json"
 RETRY_AFTER_S = 1
@@ -69,12 +71,33 @@ async def decoded(request: Request, decoder: msgspec.json.Decoder[T]) -> T:
     if kind != "application/json":
         raise ApiProblem(415, f"content type {kind[:80] or 'none'!r}: send application/json", kind="content-type")
     try:
-        return decoder.decode(await request.body())
+        return decoded_json(decoder, await request.body())
     except msgspec.ValidationError as error:
         text, _, path = str(error).partition(" - at `$")
         raise ApiProblem(422, text, kind="invalid", field=path.rstrip("`").lstrip(".")) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ApiProblem(400, str(error), kind="not-json") from None
+
+
+def decoded_json(decoder: msgspec.json.Decoder[T], data: bytes | msgspec.Raw) -> T:
+    """As `decoder` does, but 5.0 is a whole number, as in JSON Schema. Raises what the decoder raises."""
+    try:
+        return decoder.decode(data)
+    except msgspec.ValidationError as error:
+        if "got `float`" not in str(error):
+            raise
+        return decoder.decode(_encode(_whole(msgspec.json.decode(data))))
+
+
+def _whole(value: object) -> object:
+    match value:
+        case float() if value.is_integer() and abs(value) < 2**53:
+            return int(value)
+        case dict():
+            return {key: _whole(item) for key, item in value.items()}
+        case list():
+            return [_whole(item) for item in value]
+    return value
 
 
 def problem_response(error: ApiProblem) -> Response:
@@ -84,13 +107,23 @@ def problem_response(error: ApiProblem) -> Response:
 def install(app: FastAPI) -> None:
     """Every error of `app` leaves it as a problem."""
 
-    async def answer(_: Request, error: Exception) -> Response:
+    async def answer(request: Request, error: Exception) -> Response:
         found = as_problem(error)
         assert found is not None
+        if found.problem.status == 405:
+            found.headers["Allow"] = ", ".join(_methods(app, request.url.path)) or found.headers.get("Allow", "")
         return problem_response(found)
 
     for kind in (ApiProblem, HTTPException, RequestValidationError, TransportError, ConfigError):
         app.add_exception_handler(kind, answer)
+
+
+def _methods(app: FastAPI, path: str) -> list[str]:
+    """All that `path` takes: the framework names those of one route only."""
+    for template, methods in app.openapi()["paths"].items():
+        if re.fullmatch(re.sub(r"\{[^}]*\}", "[^/]+", template), path):
+            return sorted(method.upper() for method in methods)
+    return []
 
 
 def as_problem(error: Exception) -> ApiProblem | None:

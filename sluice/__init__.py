@@ -14,6 +14,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from sluice.client import AsyncClient, Client, RequestRefused
     from sluice.domain.events import (
         AssignmentMade,
         DeadLetter,
@@ -38,8 +39,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AssignmentMade",
+    "AsyncClient",
     "AsyncSubscription",
     "BucketCounts",
+    "Client",
     "ConfigError",
     "DeadLetter",
     "DecisionMade",
@@ -54,6 +57,7 @@ __all__ = [
     "OutcomeObserved",
     "RawImpressionShown",
     "RecordCounts",
+    "RequestRefused",
     "Settings",
     "SluiceError",
     "Snapshot",
@@ -67,6 +71,7 @@ __all__ = [
 
 # Loaded at first use: `import sluice` and `sluice --help` must not wait for the Kafka and Redis clients.
 _HOMES = {
+    "sluice.client": ("AsyncClient", "Client", "RequestRefused"),
     "sluice.domain.events": (
         "AssignmentMade",
         "DeadLetter",

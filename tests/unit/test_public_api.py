@@ -11,8 +11,10 @@ import sluice
 
 EXPORTED = [
     "AssignmentMade",
+    "AsyncClient",
     "AsyncSubscription",
     "BucketCounts",
+    "Client",
     "ConfigError",
     "DeadLetter",
     "DecisionMade",
@@ -27,6 +29,7 @@ EXPORTED = [
     "OutcomeObserved",
     "RawImpressionShown",
     "RecordCounts",
+    "RequestRefused",
     "Settings",
     "SluiceError",
     "Snapshot",
@@ -38,7 +41,7 @@ EXPORTED = [
     "subscribe_async",
 ]
 
-HEAVY = ("confluent_kafka", "redis", "faust", "mlflow", "numpy", "rich", "msgspec", "yaml")
+HEAVY = ("confluent_kafka", "redis", "faust", "mlflow", "numpy", "rich", "msgspec", "yaml", "httpx")
 
 
 def test_the_exported_names_are_these() -> None:
