@@ -70,10 +70,13 @@ def log_model(
         return logged
 
 
-def log_baseline(tracking: Tracking, parent: str, subject: Subject, name: str, figures: Figures) -> None:
+def log_baseline(
+    tracking: Tracking, parent: str, subject: Subject, data: Dataset, place: Path, name: str, figures: Figures
+) -> None:
     """A run of its own, so that it stands beside the models in every table and chart."""
     note = f"{ABOUT[name]}\n\n{_METHOD}"
-    with tracking.run(name, "baseline", subject, note=note, tags={"sluice.model": name}, parent=parent):
+    with tracking.run(name, "baseline", subject, note=note, tags={"sluice.model": name}, parent=parent) as run_id:
+        _log_input(tracking, run_id, data, place)
         mlflow.log_metrics(test_metrics(figures))
 
 

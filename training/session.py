@@ -66,7 +66,7 @@ def run_training(
             for one in trained
         }
         for name in [name for name in found if name not in models and name != BEST]:
-            log_baseline(tracking, parent, subject, name, found[name])
+            log_baseline(tracking, parent, subject, data, place, name, found[name])
         log_training(tracking, parent, data, place, report, trials)
     return Session(TrainingRun(parent, models), report)
 

@@ -44,6 +44,7 @@ _ABOUT = {
         "study, trial, evaluation."
     ),
 }
+_FILE = "sqlite:///"
 _DATABASES = ("postgresql", "mysql", "mssql")
 _FIRST_CALL = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "5"}
 
@@ -152,7 +153,7 @@ class Tracking:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 yield
-        except (MlflowException, RequestException, SQLAlchemyError, OSError) as error:
+        except (MlflowException, RequestException, SQLAlchemyError) as error:
             text = str(error)
             away = "Max retries exceeded" in text or "Connection refused" in text
             reason = "does not answer" if away else " ".join(text.split("\n[SQL")[0].split())[:300]
@@ -221,15 +222,21 @@ def _artifacts(settings: Settings, experiment: str) -> str | None:
 
     MLflow itself would put them below the folder that the command happens to run in.
     """
-    scheme, _, path = settings.mlflow_uri.partition(":///")
-    if not scheme.startswith(("sqlite", *_DATABASES)):
+    uri = settings.mlflow_uri
+    if not uri.startswith((_FILE, *_DATABASES)):
         return None
-    beside = Path(path).parent if scheme == "sqlite" else settings.state
+    beside = Path(uri.removeprefix(_FILE)).parent if uri.startswith(_FILE) else settings.state
     return (beside.absolute() / "mlruns" / experiment).as_uri()
 
 
 def _knock(uri: str) -> None:
-    """Fail at once where MLflow would retry for minutes: database servers that do not answer."""
+    """Fail at once, in words, where MLflow would retry for minutes or not catch the error."""
+    if uri.startswith(_FILE):
+        folder = Path(uri.removeprefix(_FILE)).parent
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"MLflow's database: {folder}: cannot be made: {error.strerror}") from error
     if not uri.startswith(_DATABASES):
         return
     import sqlalchemy

@@ -241,8 +241,9 @@ def test_a_server_that_does_not_answer_is_found_before_any_work(
     ("uri", "error", "text"),
     [
         ("sqlite:///{folder}/text.db", TransportError, "file is not a database"),
-        ("sqlite:////proc/none/mlflow.db", TransportError, "No such file or directory"),
+        ("sqlite:////proc/none/mlflow.db", ConfigError, "cannot be made: No such file or directory"),
         ("nonsense://x", TransportError, "nonsense"),
+        ("postgresql+nodriver://u:secret@127.0.0.1:9/x", TransportError, "nodriver"),
     ],
 )
 def test_a_store_that_cannot_be_used_is_one_line(tmp_path: Path, uri: str, error: type[Exception], text: str) -> None:
