@@ -64,6 +64,12 @@ class FeatureKeeper:
                 f"Redis holds features of version {resume.features_version}, this program keeps version {VERSION}: "
                 "begin anew with `sluice features --rebuild`"
             )
+        rules = (self._definitions.window_ms, self._definitions.lateness_ms)
+        if resume.rules not in (None, rules):
+            log.warning(
+                "slates ended by window and lateness %s ms so far, by %s from now on: open ones are left out",
+                resume.rules, rules,
+            )  # fmt: skip
         self.joiner = SlateJoiner(self._definitions, starts, resume)
         return True
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from itertools import count
 
 import pytest
-from feature_logs import DEFINITIONS, Rows, ended_slates, random_feature_logs
+from feature_logs import DEFINITIONS, Record, Rows, ended_slates, random_feature_logs
 from flaky_redis import FlakyRedis
 
 from sluice.adapters.features import FeatureKeeping, FeatureStore, KeeperProgress
@@ -25,24 +24,6 @@ USERS = [f"u{n}" for n in range(40)]
 CATALOGUE = make_catalogue(ITEMS, {item: ("Drama", "War")[: n % 3] for n, item in enumerate(ITEMS)}, {"m1": "A (1994)"})
 NOTHING = KeeperProgress(at_ms=0, applied_ms=0, final_ms=0, slates=0, lag=0, behind="")
 _names = count()
-
-
-@dataclass
-class Record:
-    at: int
-    data: bytes | None
-
-    def value(self) -> bytes | None:
-        return self.data
-
-    def key(self) -> bytes | None:
-        return None
-
-    def offset(self) -> int:
-        return self.at
-
-    def timestamp(self) -> tuple[int, int]:
-        return (2, 10**6)
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import msgspec
 
@@ -11,10 +12,40 @@ from sluice.domain.definitions import Definitions
 from sluice.domain.events import Assignment, Heartbeat, ImpressionShown, OutcomeObserved, encode
 from stream_processors.features import EndedSlate
 
+BROKER_MS = 10**6
 Rows = list[bytes | None]
 """The values of one topic partition, by offset"""
+
+
+@dataclass
+class Record:
+    """As a consumer returns it, long ago."""
+
+    at: int
+    data: bytes | None
+
+    def value(self) -> bytes | None:
+        return self.data
+
+    def key(self) -> bytes | None:
+        return None
+
+    def offset(self) -> int:
+        return self.at
+
+    def timestamp(self) -> tuple[int, int]:
+        return (2, BROKER_MS)
+
+
 DEFINITIONS = Definitions(100, 10, 1000, 1000)
-BROKEN = (None, b"", b"{", b'{"type":"impression","at_ms":"soon"}', b"\xff" * 9, encode(Heartbeat(at_ms=9_999_999_999_999)))
+BROKEN = (
+    None,
+    b"",
+    b"{",
+    b'{"type":"impression","at_ms":"soon"}',
+    b"\xff" * 9,
+    encode(Heartbeat(at_ms=9_999_999_999_999)),
+)
 
 
 def random_feature_logs(
@@ -104,7 +135,7 @@ def _on_time(rows: Rows, kind: object, definitions: Definitions) -> tuple[list, 
             event = msgspec.json.decode(data or b"", type=kind)
         except (msgspec.DecodeError, UnicodeDecodeError):
             continue
-        if event.at_ms > 10**6 + definitions.skew_ms:
+        if event.at_ms > BROKER_MS + definitions.skew_ms:
             continue
         watermark = max(watermark, event.at_ms)
         if not isinstance(event, Heartbeat) and event.at_ms >= watermark - definitions.lateness_ms:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import pytest
-from feature_logs import DEFINITIONS, Rows, ended_slates, random_feature_logs
+from feature_logs import DEFINITIONS, Record, Rows, ended_slates, random_feature_logs
 
 from sluice.domain.events import Assignment, Heartbeat, ImpressionShown, OutcomeObserved, encode
 from stream_processors.features import EndedSlate, Resume, SlateJoiner, decode_resume, encode_resume
@@ -15,24 +14,6 @@ from stream_processors.low_water import NEVER
 
 WINDOW, LATENESS = DEFINITIONS.window_ms, DEFINITIONS.lateness_ms  # 100, 10
 MADE = (Assignment("e", "a", "a=100", "u"),)
-
-
-@dataclass
-class Record:
-    at: int
-    data: bytes | None
-
-    def value(self) -> bytes | None:
-        return self.data
-
-    def key(self) -> bytes | None:
-        return None
-
-    def offset(self) -> int:
-        return self.at
-
-    def timestamp(self) -> tuple[int, int]:
-        return (2, 10**6)
 
 
 class Logs:
