@@ -14,6 +14,7 @@ from pathlib import Path
 from sluice.adapters.mlflow import ARTIFACT, ModelVersion, Registry
 from sluice.errors import ConfigError, ModelUnusable
 from sluice.models import TrainedModel, read_model
+from sluice.models.trees import lightgbm
 from sluice.settings import Settings
 from training.aliases import ROLLED_BACK, Aliases
 from training.assessment import Assessor
@@ -77,8 +78,7 @@ def register(
     An alias that points to its model already stays as it is. Raises TransportError when MLflow goes away, ConfigError
     when there is nothing to register.
     """
-    if not len(data.test):
-        raise ConfigError(f"{data.name}: no test slates to judge models by: lower --train-share")
+    notice = _once(notice)
     training = find_training(settings, data.fingerprint, seed)
     if training is None and not dry_run:
         # Imported late here and below: charts and data frames take seconds, and mostly nothing is to be done.
@@ -177,7 +177,8 @@ class _Registrar:
         if training is None:
             return self._assessor.train(policy, self._seed)
         if policy not in training.models:
-            raise ConfigError("the training run has none; `sluice train` says why")
+            lightgbm()  # says what this machine lacks, if that is why
+            raise ConfigError("the training run has none: run `sluice train` again")
         source = training.models[policy].model_uri
         with tempfile.TemporaryDirectory() as folder:
             found = download_artifacts(artifact_uri=source, dst_path=folder, tracking_uri=self._tracking.uri)
@@ -227,6 +228,18 @@ class _Registrar:
         description = f"Serves {_named(policies)}; users and items begin as {self._data.name} leaves them."
         logged = LoggedModel(run_id, f"models:/{model_id}")
         return self._routers.make(logged, description, {**self._subject.tags, **wanted})
+
+
+def _once(notice: Callable[[str], None]) -> Callable[[str], None]:
+    """What a training has said need not be said again."""
+    said: set[str] = set()
+
+    def tell(line: str) -> None:
+        if line not in said:
+            said.add(line)
+            notice(line)
+
+    return tell
 
 
 def _in_force(aliases: Aliases) -> dict[str, ModelVersion]:

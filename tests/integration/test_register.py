@@ -13,6 +13,7 @@ from typing import Any
 import mlflow
 import pytest
 from movielens_files import write_movielens
+from openmp import without_openmp
 from trainings import log_policies
 
 from sluice.adapters.features import FeatureStore
@@ -228,12 +229,23 @@ def test_what_a_training_does_not_have_is_left_out(
     found = run(settings, prepared, notices=notices)
     assert states(found) == (MOVED, LEFT_OUT, MOVED)
     assert in_force(settings) == ("1", "", "1")
-    assert len(notices) == 1
-    assert notices[0].startswith("PolicyB is left out")
+    assert notices == ["PolicyB is left out: the training run has none: run `sluice train` again"]
 
     log_policies(tracking, examples, {})
     with pytest.raises(ConfigError, match="holds no models"):
         run(settings, prepared)
+
+
+def test_without_the_openmp_library_policy_a_is_registered_alone_and_one_line_says_why(
+    settings: Settings, prepared: tuple[Dataset, Path], examples: Examples, good: Policies,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    notices: list[str] = []
+    log_policies(Tracking(settings), examples, good)
+    without_openmp(monkeypatch)
+    assert states(run(settings, prepared, notices=notices)) == (MOVED, LEFT_OUT, MOVED)
+    assert len(notices) == 1
+    assert "apt-get install libgomp1" in notices[0]
 
 
 def test_a_version_in_force_that_cannot_be_read_does_not_block_the_way(

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.abc
-import importlib.machinery
-import sys
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
 from movielens_files import write_movielens
+from openmp import without_openmp
 from sklearn.metrics import roc_auc_score
 
 from sluice.features.definition import Ints
@@ -192,27 +188,10 @@ def _fitted(examples: Examples) -> list[tuple[Model, Examples]]:
     return [(fit_policy_a(examples, train), examples), (fit_policy_b(examples, train)[0], examples)]
 
 
-class _NoOpenMP(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Importing lightgbm fails as on a machine without libgomp."""
-
-    def find_spec(
-        self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> importlib.machinery.ModuleSpec | None:
-        return importlib.machinery.ModuleSpec(name, self) if name == "lightgbm" else None
-
-    def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType | None:
-        raise OSError("libgomp.so.1: cannot open shared object file: No such file or directory")
-
-    def exec_module(self, module: ModuleType) -> None:
-        raise AssertionError("never reached")
-
-
 def test_without_openmp_the_rest_is_trained_and_one_line_says_what_to_install(
     data: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in [name for name in sys.modules if name.partition(".")[0] == "lightgbm"]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setattr(sys, "meta_path", [_NoOpenMP(), *sys.meta_path])
+    without_openmp(monkeypatch)
     notices: list[str] = []
     _, models, _ = train_all(data, notice=notices.append)
     assert [one.name for one in models] == [name for name in MODELS if name != "PolicyB"]
