@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import yaml
 
 from sluice.console.demo.children import WRONG_USE, Child, ChildFailed, printed
 
-__all__ = ["REGISTER_CODES", "Prepared", "with_models"]
+__all__ = ["REGISTER_CODES", "Prepared", "with_models", "without_missing"]
 
 TRAINED_SHARE = 0.6
 """Of the slates, by time: what `sluice register` trains on."""
@@ -33,12 +34,20 @@ def with_models(definition: str, register: Child) -> Prepared:
         return Prepared(definition, [], [])
     if register.code == REFUSED and not register.output().strip():
         raise ChildFailed(register, "ended with exit code 1")
-    found = printed(register)
-    in_force = {name for name in found["in_force"] if found[name]["state"] != LEFT_OUT}
+    kept = without_missing(definition, printed(register))
+    if kept is None:
+        raise ChildFailed(register, "left no model that could be compared")
+    return Prepared(kept, ["--from-share", str(TRAINED_SHARE)], register.logged())
+
+
+def without_missing(definition: str, registered: Mapping[str, Any]) -> str | None:
+    """The experiment without variants that have no model; None when fewer than two are left.
+
+    `registered`: what `sluice register --json` printed. A model that was refused leaves the one in force, if any.
+    """
+    in_force = {name for name in registered["in_force"] if registered[name]["state"] != LEFT_OUT}
     content = yaml.safe_load(definition)
     kept = [one for one in content["variants"] if "ranker" not in one or one["name"] in in_force]
-    if len(kept) < 2:
-        raise ChildFailed(register, "left no model that could be compared")
-    if len(kept) < len(content["variants"]):
-        definition = yaml.safe_dump(content | {"variants": kept})
-    return Prepared(definition, ["--from-share", str(TRAINED_SHARE)], register.logged())
+    if len(kept) == len(content["variants"]):
+        return definition
+    return yaml.safe_dump(content | {"variants": kept}) if len(kept) > 1 else None

@@ -112,7 +112,7 @@ class DemoRun:
     def _models(self, training: Child | None) -> None:
         if training is None:
             return
-        self._view.phase("training the models (the first time only)")
+        self._view.phase("training the models, or finding those of an earlier demo")
         self._to_end(training)
         found = with_models(self._definition, training)
         self._define(found.definition)
