@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -106,9 +106,9 @@ def judge_metrics(
                     values=metric.measure == "value",
                 ).all()
             )
-        open_ = _open(delays.get(metric.outcome), cells, names, arms)
-        bounds = _bounds(arms, metric, open_)
-        found.append(_published(metric, bounds, known=bool((effective >= rule.least_units).all())))
+        bounds = _bounds(arms, metric, _open(delays.get(metric.outcome), cells, names, arms))
+        veto = enough if metric.measure == "value" else _events(arms, metric.sign) >= rule.least_outcomes
+        found.append(_published(metric, bounds, known=bool((effective >= rule.least_units).all()), veto=veto))
         wanted.append((metric, bounds))
     mature = not any(delay.immature for delay in delays.values())
     return Judged(tuple(found), enough, mature, units, _needed(wanted, units, rule.least_units))
@@ -160,16 +160,35 @@ def _open(
     return parts[0], parts[1]
 
 
-def _published(metric: Metric, bounds: _Bounds, *, known: bool) -> CanaryMetric:
+def _events(arms: Moments, sign: float) -> float:
+    """The least of the numbers that carry "worse": what went wrong with the candidate, and what would have gone well.
+
+    A difference of rare events is no Normal: three errors where the control has one in a thousand are an accident. And
+    a candidate that nobody clicks on has none of the clicks that would tell; the control says how many are missing.
+    """
+    (n0, n1), (c0, c1) = arms.n[0].tolist(), arms.c[0].tolist()
+    went_well = c0 if sign > 0 else n0 - c0
+    went_wrong = n1 - c1 if sign > 0 else c1
+    return float(min(went_wrong, went_well, n1 * went_well / n0 if n0 else 0.0))
+
+
+def _published(metric: Metric, bounds: _Bounds, *, known: bool, veto: bool) -> CanaryMetric:
+    """veto: there is enough to call it worse."""
     low, high = float(bounds.low[0]), float(bounds.high[0])
     known = known and math.isfinite(high - low)
     low, high = (round(low, DIGITS), round(high, DIGITS)) if known else (-math.inf, math.inf)
+    below = high < 0
+    status: Literal["passed", "worse", "open"] = "open"
+    if below and veto:
+        status = "worse"
+    elif not below and low > -metric.margin:
+        status = "passed"
     return CanaryMetric(
         outcome=metric.outcome,
         margin=metric.margin,
         difference=None if math.isnan(bounds.difference) else round(bounds.difference, DIGITS) + 0.0,
         interval=(low, high) if known else None,
-        status="worse" if high < 0 else "passed" if low > -metric.margin else "open",
+        status=status,
     )
 
 

@@ -131,7 +131,7 @@ class CanaryMetric(Struct, frozen=True, kw_only=True):
     interval: tuple[float, float] | None
     """Confidence sequence at α / (metrics × steps); its lower end bears what is still to come"""
     status: Literal["passed", "worse", "open"]
-    """`worse`: below 0, even if by less than the margin; else `passed`: above −margin"""
+    """`worse`: below 0, even if by less than the margin, and not by a few rare events; `passed`: else above −margin"""
 
 
 class CanaryMove(Struct, frozen=True, kw_only=True):
