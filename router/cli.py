@@ -53,8 +53,9 @@ def route(host: str, port: int, spool_mb: int, as_json: bool) -> None:
 
     class Server(uvicorn.Server):
         def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+            # Not the inherited one, which ends the process by the signal: being asked to end is no failure.
             service.begin_closing()
-            super().handle_exit(sig, frame)
+            self.force_exit, self.should_exit = self.should_exit, True
 
     app = create_app(settings, service=service)
     server = Server(

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 import sys
 import traceback
 
 import click
 
+from sluice.console.lazy import LazyGroup
 from sluice.errors import ConfigError, SluiceError
 
 __all__ = ["main"]
@@ -17,7 +17,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "demo": ("sluice.console.demo:demo", "Replay MovieLens through the whole loop and watch it decide."),
     "infra": ("infra.cli:infra", "Start, stop and inspect a broker and a Redis."),
     "bucket": ("sluice.console.bucket:bucket", "The bucket of a unit, as Sluice or another tool places it."),
-    "experiment": ("sluice.console.experiment:experiment", "Validate, publish, start, pause, stop and ship experiments."),
+    "experiment": (
+        "sluice.console.experiment:experiment",
+        "Validate, publish, start, pause, stop and ship experiments.",
+    ),
     "replay": ("producers.cli:replay", "Replay a ratings log as impressions and clicks."),
     "resolve": ("stream_processors.cli:resolve", "Give an existing click stream its assignments."),
     "process": ("stream_processors.cli:process", "Attribute and count, exactly once (a Faust worker)."),
@@ -35,29 +38,11 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("training.cli:train", "Train the models behind the variants, and measure them."),
     "evaluate": ("training.evaluate_cli:evaluate", "Compare the models offline, with a report."),
     "register": ("training.register_command:register", "Let aliases point to trained models that pass the gate."),
-    "bench": ("stream_processors.bench:bench", "Measure against named baselines."),
+    "bench": ("sluice.console.bench:bench", "Measure against named baselines."),
 }
 
 
-class _Lazy(click.Group):
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(COMMANDS)
-
-    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        if name not in COMMANDS:
-            return None
-        module, _, function = COMMANDS[name][0].partition(":")
-        command = getattr(importlib.import_module(module), function)
-        assert isinstance(command, click.Command)
-        return command
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        # From the table, so that --help imports nothing.
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
-
-
-@click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=LazyGroup, table=COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 @click.version_option(package_name="sluice-experiments", prog_name="sluice")
 def sluice(debug: bool) -> None:

@@ -37,18 +37,13 @@ from sluice.errors import SluiceError
 from sluice.names import CLICKS, IMPRESSIONS, Keys
 from sluice.settings import Settings
 
-__all__ = ["bench"]
+__all__ = ["count"]
 
 FAUST_EVENTS = 60_000
 """The plain agent is slow: it reads only so many."""
 
 
-@click.group()
-def bench() -> None:
-    """Measure against named baselines; ratios are of one run on one machine."""
-
-
-@bench.command()
+@click.command()
 @click.option("--infra", type=click.Choice(["local", "embedded"]), default="local", show_default=True)
 @click.option("--events", type=click.IntRange(min=1000), default=1_200_000, show_default=True)
 @click.option("--rounds", type=click.IntRange(1, 20), default=3, show_default=True, help="Pairs; medians are shown.")
