@@ -1,4 +1,10 @@
-"""What one experiment does with one unit: outside, forced, or drawn from the allocation in force. Pure."""
+"""What one experiment does with one unit: outside, forced, or drawn from the allocation in force. Pure.
+
+Each experiment may keep a *reserve* (`bandit.reserve`): units whose place under the salt `{salt}/reserve` lies below
+it are drawn uniformly, whatever the allocation in force, and say so by key and propensity. Membership depends on
+nothing but the unit and the salt, so within either part the propensity is that of the allocation it names. Their
+allocation version is 0, as nothing that was decided later has a say in them. Library: hashlib.
+"""
 
 from __future__ import annotations
 

@@ -1,9 +1,7 @@
 """The router: units in, assignments out, a whole batch at a time.
 
-Each experiment may keep a *reserve* (`bandit.reserve`): units whose place under the salt `{salt}/reserve` lies below
-it are drawn uniformly, whatever the allocation in force, and say so by key and propensity. Membership depends on
-nothing but the unit and the salt, so within either part the propensity is that of the allocation it names. Their
-allocation version is 0, as nothing that was decided later has a say in them.
+Each batch goes one experiment at a time, as a column: who is outside (`router.plans`), what the others draw, what the
+store holds of them, in one call for all experiments. Library: msgspec.
 """
 
 from __future__ import annotations
@@ -114,7 +112,7 @@ class Router:
         self._plans = {e.name: make_plan(e, 0, e.starting_allocation) for e in given}
         if len(self._plans) != len(given):
             raise ConfigError("two experiments of one router share a name; names are unique")
-        self._segmenter = Segmenter(given)
+        self._segmenter = Segmenter(_open(self._plans))
 
     @property
     def experiments(self) -> tuple[Experiment, ...]:
@@ -204,7 +202,7 @@ class Router:
         self.close()
 
     def _replan(self, plans: dict[str, Plan]) -> None:
-        self._segmenter.follow([plan.experiment for plan in plans.values()])
+        self._segmenter.follow(_open(plans))
         self._plans = plans
 
     def _claim(self, plans: Sequence[Plan], drawn: Sequence[dict[str, Drawn]]) -> list[dict[str, Answer]]:
@@ -315,6 +313,11 @@ class Router:
                 self._stop.wait(wait_s)
                 waited_s += wait_s
                 wait_s = min(2 * wait_s, LONGEST_WAIT_S)
+
+
+def _open(plans: Mapping[str, Plan]) -> list[Experiment]:
+    """Those that give assignments."""
+    return [plan.experiment for plan in plans.values() if plan.closed is None]
 
 
 def _ask(plan: Plan, requests: Sequence[AssignmentRequest]) -> list[Cell]:

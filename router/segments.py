@@ -27,6 +27,7 @@ class Segmenter:
         self._seen: dict[tuple[str, str], set[str]] = {}
         self._crowded: set[tuple[str, str]] = set()
         self._left_out: list[tuple[str, str]] = []
+        self._experiments = 0
         self.follow(experiments)
 
     def follow(self, experiments: Sequence[Experiment]) -> None:
@@ -45,6 +46,12 @@ class Segmenter:
                 ", ".join(f"{name}@{key}" for name, key in wanted[room:]),
             )
         self._left_out = wanted[room:]
+        if len(experiments) > MAX_ASSIGNMENTS > self._experiments:
+            log.warning(
+                "%d experiments give assignments, and an impression carries at most %d: not counted are those of %s",
+                len(experiments), MAX_ASSIGNMENTS, ", ".join(e.name for e in experiments[MAX_ASSIGNMENTS:]),
+            )  # fmt: skip
+        self._experiments = len(experiments)
 
     def parts(self, assignment: Assignment, attributes: Mapping[str, str]) -> tuple[Assignment, ...]:
         """`assignment` under the name of each segment that a request with `attributes` belongs to, one a key."""

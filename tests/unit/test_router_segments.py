@@ -12,6 +12,7 @@ from router.segments import MAX_VALUES
 from sluice.domain.events import MAX_ASSIGNMENTS, Assignment, AssignmentMade, ImpressionShown
 from sluice.domain.experiment import Experiment, Variant
 from sluice.domain.segments import parse_segment
+from sluice.domain.status import State
 
 VARIANTS = (Variant(name="a"), Variant(name="b"))
 DEMO = Experiment(name="demo", unit="slate", variants=VARIANTS, segments=("history", "age"))
@@ -98,3 +99,29 @@ def test_the_longest_names_and_the_most_segments_make_a_well_formed_impression()
     shown = ImpressionShown(impression_id="i", user_id="u", item_id="i", at_ms=1, assignments=carried(answer))
     assert len(shown.assignments) == len({one.experiment for one in shown.assignments}) == MAX_ASSIGNMENTS
     assert msgspec.json.decode(msgspec.json.encode(shown), type=ImpressionShown) == shown
+
+
+def test_values_that_were_met_are_remembered_when_experiments_change() -> None:
+    router = Router([DEMO], MemoryAssignments())
+    many = [f"v{n}" for n in range(MAX_VALUES)]
+    router.assign([request(n, age=value) for n, value in enumerate(many)])
+    router.define(PLAIN)
+    ((demo, _),) = router.assign([request(99, age="late")])
+    assert names(demo.segments) == ["demo@age=other"]
+
+
+def test_what_is_paused_takes_no_room_from_segments() -> None:
+    paused = [Experiment(name=f"p{n}", variants=VARIANTS, state=State(status="paused")) for n in range(MAX_ASSIGNMENTS)]
+    answer = Router([DEMO, *paused], MemoryAssignments()).assign([request(1, age="9", history="new")])[0]
+    assert names(carried(answer)) == ["demo", "demo@history=new", "demo@age=9"]
+
+
+def test_more_experiments_than_an_impression_carries_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    experiments = [Experiment(name=f"e{n}", variants=VARIANTS) for n in range(MAX_ASSIGNMENTS + 2)]
+    with caplog.at_level(logging.WARNING):
+        router = Router(experiments, MemoryAssignments())
+    (record,) = caplog.records
+    assert "34 experiments give assignments" in record.message and "those of e32, e33" in record.message
+    (answer,) = router.assign([request(1)])
+    assert len(answer) == MAX_ASSIGNMENTS + 2
+    assert names(carried(answer)) == [f"e{n}" for n in range(MAX_ASSIGNMENTS)]
