@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from movielens_files import write_movielens
+from openmp import without_openmp
 
 from sluice.cli import main
 from training.charts import dots, inline
@@ -221,6 +222,20 @@ def test_command(source: Path, state: Path, tmp_path: Path, capsys: pytest.Captu
     assert logged.data.metrics["PolicyB_auc"] == pytest.approx(said["models"]["PolicyB"]["auc"])
     kept = {one.path for one in client.list_artifacts(said["run_id"])}
     assert {"report.html", "ranking.csv", "segments.csv", "folds.csv", "charts"} <= kept
+
+
+def test_without_openmp_the_other_models_are_measured(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without_openmp(monkeypatch)
+    notices: list[str] = []
+    data, _ = prepare(str(source), tmp_path, PrepareOptions())
+    found = run_evaluation(data, notice=notices.append)
+    assert len(notices) == 1 and notices[0].startswith("PolicyB is left out")
+    assert (found.verdict.outcome, found.verdict.headline) == ("alone", "PolicyA was measured alone")
+    assert found.compared == ("PolicyA", "popularity")
+    assert {one.first for one in found.differences} == {"PolicyA"}
+    assert "PolicyB" not in make_report(found, {}).page
 
 
 @pytest.mark.parametrize(
