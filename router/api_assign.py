@@ -28,6 +28,30 @@ ERROR_OUTCOME = "error"
 """What is observed of every impression that was ranked without the variant's model: a guardrail may watch it"""
 
 _ASSIGN = AssignBody(units=(UnitBody(user_id="429"), UnitBody(user_id="17", attributes={"country": "NZ"})))
+_MADE = Assignment("demo", "b", "a=50,b=50", "429", 0.5)
+_ASSIGNED = AssignAnswer(
+    units=(
+        UnitAnswer(
+            user_id="429",
+            given=(
+                Given(
+                    experiment="demo", variant="b", outside=None, unit="429", allocation="a=50,b=50",
+                    allocation_version=3, propensity=0.5, sticky=True,
+                ),
+            ),
+            assignments=(_MADE,),
+        ),
+        UnitAnswer(
+            user_id="17", given=(Given(experiment="demo", variant="a", outside="not targeted"),), assignments=(),
+        ),
+    ),
+    degraded=False,
+)  # fmt: skip
+_RANKED = RankAnswer(
+    experiment="demo", variant="b", model_version="7", slate_id="9f86d081884c7d65", at_ms=1_700_000_000_000,
+    items=(RankedItem(item_id="318", score=0.71, impression_id="9f86d081884c7d65-0", position=0),),
+    assignments=(_MADE,), degraded=False, fallback=False, recorded=False,
+)  # fmt: skip
 _RANK = RankBody(user_id="429", items=("318", "356", "296", "593"), top=3)
 
 
@@ -38,8 +62,8 @@ def routes(service: Service) -> APIRouter:
     rank_body = msgspec.json.Decoder(RankBody)
 
     @api.post(
-        "/assign", summary="Give units their variants", responses=answers(AssignAnswer, 404, 422, 503),
-        openapi_extra=takes(AssignBody, _ASSIGN),
+        "/assign", summary="Give units their variants",
+        responses=answers(AssignAnswer, 404, 422, 503, example=_ASSIGNED), openapi_extra=takes(AssignBody, _ASSIGN),
     )  # fmt: skip
     async def assign(request: Request) -> Response:
         """One answer a unit and experiment. Sticky: a unit keeps its variant. Every answer is in the exposure log."""
@@ -62,7 +86,7 @@ def routes(service: Service) -> APIRouter:
 
     @api.post(
         "/rank", summary="Put candidates in the order of the unit's variant",
-        responses=answers(RankAnswer, 404, 422, 503), openapi_extra=takes(RankBody, _RANK),
+        responses=answers(RankAnswer, 404, 422, 503, example=_RANKED), openapi_extra=takes(RankBody, _RANK),
     )  # fmt: skip
     async def rank(request: Request) -> Response:
         """The unit is assigned as by `/assign`; then its variant's model or rule ranks the items.

@@ -41,10 +41,14 @@ def takes(kind: type[msgspec.Struct], example: object) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema, "example": shown}}}}
 
 
-def answers(kind: Any, *problems: int, status: int = 200, body: bool = True) -> dict[int | str, dict[str, Any]]:
+def answers(
+    kind: Any, *problems: int, status: int = 200, body: bool = True, example: object = None
+) -> dict[int | str, dict[str, Any]]:
     """For `responses`: JSON of `kind` (a struct), and what problems there may be besides those of every body."""
     _types.append(kind)
-    content = {"application/json": {"schema": {"$ref": _REFERENCE.format(name=kind.__name__)}}}
+    content: dict[str, Any] = {"application/json": {"schema": {"$ref": _REFERENCE.format(name=kind.__name__)}}}
+    if example is not None:
+        content["application/json"]["example"] = msgspec.to_builtins(example)
     usual = (400, 413, 415) if body else ()
     return {status: {"description": (kind.__doc__ or "").partition("\n")[0], "content": content}} | problem_answers(
         *usual, *problems

@@ -32,6 +32,7 @@ _EXAMPLE = EventsBody(
         )
     )
 )  # fmt: skip
+_TAKEN = EventsAnswer(accepted=1, rejected=(RejectedEvent(index=1, detail="Expected `int` >= 0 - at `$.at_ms`"),))
 _decoder: msgspec.json.Decoder[Event] = msgspec.json.Decoder(Event)
 
 
@@ -42,7 +43,8 @@ def routes(service: Service) -> APIRouter:
 
     @api.post(
         "/events", status_code=202, summary="Hand in impressions and outcomes",
-        responses=answers(EventsAnswer, 422, 503, status=202), openapi_extra=takes(EventsBody, _EXAMPLE),
+        responses=answers(EventsAnswer, 422, 503, status=202, example=_TAKEN),
+        openapi_extra=takes(EventsBody, _EXAMPLE),
     )  # fmt: skip
     async def events(request: Request) -> Response:
         """202 once every accepted event is safe: acknowledged by all of Kafka's replicas, or on this service's disk.

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from html import escape
 from typing import Any
 
 from fastapi import FastAPI
+from starlette.requests import Request
 from starlette.responses import HTMLResponse
 
 __all__ = ["PATH", "install"]
@@ -32,16 +34,20 @@ def install(app: FastAPI) -> None:
     """Serve the page at `PATH`."""
 
     @app.get(PATH, include_in_schema=False)
-    async def page() -> HTMLResponse:
+    async def page(request: Request) -> HTMLResponse:
         policy = "default-src 'none'; style-src 'unsafe-inline'"
-        return HTMLResponse(_page(app.openapi()), headers={"Content-Security-Policy": policy})
+        return HTMLResponse(
+            _page(app.openapi(), str(request.base_url).rstrip("/")), headers={"Content-Security-Policy": policy}
+        )
 
 
-def _page(document: dict[str, Any]) -> str:
+def _page(document: dict[str, Any], base: str) -> str:
     groups: dict[str, list[str]] = {}
     for path, methods in document["paths"].items():
         for method, operation in methods.items():
-            groups.setdefault(operation.get("tags", [""])[0], []).append(_operation(method.upper(), path, operation))
+            groups.setdefault(operation.get("tags", [""])[0], []).append(
+                _operation(method.upper(), base, path, operation)
+            )
     info = document["info"]
     about = "".join(f"<p>{escape(part)}</p>" for part in info["description"].split("\n\n"))
     body = "".join(f"<h2>{escape(name)}</h2>{''.join(items)}" for name, items in groups.items())
@@ -54,19 +60,19 @@ def _page(document: dict[str, Any]) -> str:
     )
 
 
-def _operation(method: str, path: str, operation: dict[str, Any]) -> str:
+def _operation(method: str, base: str, path: str, operation: dict[str, Any]) -> str:
     media = operation.get("requestBody", {}).get("content", {}).get("application/json", {})
-    parts = [f"<p>{escape(operation.get('description', ''))}</p>"]
+    parts = [f"<p>{_prose(operation.get('description', ''))}</p>"]
     parameters = operation.get("parameters", [])
     if parameters:
         rows = [(p["name"], p["in"], p.get("description", "")) for p in parameters]
         parts.append(_table(("parameter", "in", ""), rows))
     if media:
         example = json.dumps(media["example"], ensure_ascii=False, indent=1)
-        parts.append(f"<p>Takes {_link(media['schema'])}:</p><pre>{escape(_curl(method, path, example))}</pre>")
+        parts.append(f"<p>Takes {_link(media['schema'])}:</p><pre>{escape(_curl(method, base + path, example))}</pre>")
     rows = [(status, told["description"], _of(told)) for status, told in operation["responses"].items()]
     body = "".join(
-        f"<tr><td>{escape(status)}<td>{escape(meaning)}<td>{link}" for status, meaning, link in rows
+        f"<tr><td>{escape(status)}<td>{_prose(meaning)}<td>{link}" for status, meaning, link in rows
     )  # fmt: skip
     parts.append(f"<table><tr><th>answer<th><th>{body}</table>")
     return (
@@ -75,8 +81,12 @@ def _operation(method: str, path: str, operation: dict[str, Any]) -> str:
     )
 
 
-def _curl(method: str, path: str, example: str) -> str:
-    return f"curl -X {method} http://127.0.0.1:8000{path} -H 'Content-Type: application/json' -d '{example}'"
+def _curl(method: str, url: str, example: str) -> str:
+    return f"curl -X {method} {url} -H 'Content-Type: application/json' -d '{example}'"
+
+
+def _prose(text: str) -> str:
+    return re.sub(r"`([^`]*)`", r"<code>\1</code>", escape(text))
 
 
 def _of(told: dict[str, Any]) -> str:
@@ -91,10 +101,11 @@ def _link(schema: dict[str, Any]) -> str:
 
 
 def _schema(name: str, schema: dict[str, Any]) -> str:
-    described = f"<p>{escape(schema.get('description', ''))}</p>"
+    # The browser opens what a link to something inside it leads to.
+    described = f"<p id='{escape(name)}'>{_prose(schema.get('description', ''))}</p>"
     shown = escape(json.dumps({k: v for k, v in schema.items() if k != "description"}, ensure_ascii=False, indent=1))
     return (
-        f"<details id='{escape(name)}'><summary><code>{escape(name)}</code></summary>{described}"
+        f"<details><summary><code>{escape(name)}</code></summary>{described}"
         f"<pre>{shown}</pre></details>"
     )  # fmt: skip
 

@@ -143,12 +143,12 @@ def _counters(api: APIRouter, service: Service) -> None:
 
 
 def _states(api: APIRouter, service: Service) -> None:
-    @api.get("/health", tags=["state"], summary="Alive", responses=answers(HealthAnswer, body=False))
+    @api.get("/health", summary="Alive", responses=answers(HealthAnswer, body=False))
     async def health() -> Response:
         """Needs no token."""
         return answered(HealthAnswer())
 
-    @api.get("/ready", tags=["state"], summary="Ready for traffic", responses={
+    @api.get("/ready", summary="Ready for traffic", responses={
         **answers(ReadyAnswer, body=False),
         503: {**answers(ReadyAnswer, body=False)[200], "description": "The service is closing"}})  # fmt: skip
     async def ready() -> Response:
@@ -161,7 +161,7 @@ def _states(api: APIRouter, service: Service) -> None:
         )  # fmt: skip
         return answered(answer, 503 if closing else 200)
 
-    @api.get("/metrics", tags=["state"], summary="Metrics for Prometheus", responses={
+    @api.get("/metrics", summary="Metrics for Prometheus", responses={
         200: {"description": "Text format", "content": {"text/plain": {"schema": {"type": "string"}}}}})  # fmt: skip
     async def metrics() -> Response:
         """Names, kinds, units and labels are in the documentation."""

@@ -1,0 +1,91 @@
+"""Rankings by registered models over HTTP: versions that move, and what happens without features."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from http_service import Running, Servers, serving
+from registered_models import NAME, likes, register
+
+from sluice.adapters import catalogue
+from sluice.adapters.features import FeatureKeeping
+from sluice.adapters.redis import connect
+from sluice.domain.experiment import Experiment, Variant
+from sluice.errors import ConfigError
+from sluice.features import ItemState, make_catalogue
+from sluice.names import Keys
+from sluice.settings import Settings
+
+CATALOGUE = make_catalogue(["1", "2", "3"], {"1": ("Drama",)}, {"1": "One (1989)"})
+VARIANTS = tuple(Variant(name=name, ranker=f"models:/{NAME}@PolicyA") for name in ("a", "b"))
+
+
+@pytest.fixture(scope="module")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
+    made = Servers(Settings(state=tmp_path_factory.mktemp("models")))
+    yield made
+    made.stop()
+
+
+@pytest.fixture(scope="module")
+def api(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    settings = servers.settings
+    register(settings.mlflow_uri, tmp_path_factory.mktemp("v1"), "PolicyA", likes("item_history", CATALOGUE))
+    catalogue.apply(settings, [Experiment(name="m", variants=VARIANTS)])
+    with connect(settings) as client:
+        states = {item: ItemState.new(item) for item in ("1", "2", "3")}
+        for item, count in (("1", 5), ("2", 50), ("3", 500)):
+            states[item].count, states[item].rating = count, 4000 * count
+        FeatureKeeping(client, Keys(settings.prefix)).write_all({}, states, 0)
+    with serving(settings) as running:
+        yield running
+
+
+def rank(api: Running) -> tuple[list[str], str, bool]:
+    """(items in order, version of the model, fallback)"""
+    answer = api.post("/rank", {"user_id": "u", "items": ["2", "1", "3"]})
+    assert answer.status_code == 200, answer.text
+    told: Any = answer.json()
+    return [item["item_id"] for item in told["items"]], told["model_version"], told["fallback"]
+
+
+def test_the_model_ranks_with_features_of_redis_and_its_alias_is_followed(
+    api: Running, servers: Servers, tmp_path: Path, wait_until: Callable[..., Any]
+) -> None:
+    assert rank(api) == (["3", "2", "1"], "1", False)
+    assert api.get("/ready").json()["models"] == {f"models:/{NAME}@PolicyA": "1"}
+    register(servers.settings.mlflow_uri, tmp_path, "PolicyA", likes("item_history", CATALOGUE, sign=-1.0))
+    wait_until(lambda: rank(api)[1] == "2", 30, "the new version serves")
+    assert rank(api) == (["1", "2", "3"], "2", False)
+    assert api.metric("sluice_model_version", model=f"models:/{NAME}@PolicyA", version="2") == 1
+    assert api.metric("sluice_ranking_scores_count", experiment="m") >= 3
+
+
+def test_without_features_the_order_of_the_request_stands(
+    api: Running, servers: Servers, wait_until: Callable[..., Any]
+) -> None:
+    servers.freeze("redis")
+    wait_until(lambda: rank(api)[2], 10, "rankings without Redis")
+    assert rank(api) == (["2", "1", "3"], "", True)
+    servers.thaw("redis")
+    wait_until(lambda: not rank(api)[2], 10, "rankings with Redis")
+
+
+def test_a_model_that_is_not_there_is_one_line_at_the_start(api: Running, servers: Servers, tmp_path: Path) -> None:
+    variants = (VARIANTS[0], Variant(name="z", ranker=f"models:/{NAME}@Nobody"))
+    from dataclasses import replace
+
+    catalogue.apply(servers.settings, [Experiment(name="n", variants=variants)])
+    settings = replace(servers.settings, state=tmp_path, mlflow=servers.settings.mlflow_uri)
+    with pytest.raises(ConfigError, match="Nobody"), serving(settings):
+        pass
+    # The one that runs already goes on, and says so in its answers.
+    assert rank_in(api, "n") in ({"fallback": True}, {"fallback": False})
+
+
+def rank_in(api: Running, experiment: str) -> dict[str, Any]:
+    answer = api.post("/rank", {"user_id": "u", "items": ["1", "2"], "experiment": experiment})
+    return {"fallback": answer.json()["fallback"]}
