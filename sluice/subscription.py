@@ -14,6 +14,7 @@ from typing import Any, Generic, Literal, TypeAlias, TypedDict, TypeVar, Unpack,
 import msgspec
 
 from sluice import names
+from sluice.adapters.catalogue import Catalogue
 from sluice.adapters.kafka import Message
 from sluice.adapters.reader import TopicReader
 from sluice.domain.events import (
@@ -26,7 +27,7 @@ from sluice.domain.events import (
     RawImpressionShown,
     StatsPublished,
 )
-from sluice.domain.experiment import Experiment, load_experiment
+from sluice.domain.experiment import Experiment
 from sluice.errors import ConfigError, InvalidEvent
 from sluice.settings import Settings
 
@@ -103,6 +104,7 @@ class Subscription(Generic[E], Iterator[E]):
         self._ready: deque[E] = deque()
         self._versions: dict[str, int] = {}
         """Experiment → its latest decision seen."""
+        self._catalogue = Catalogue()
         self._lock = threading.Lock()
         self._closed = False
         self._reader = TopicReader(settings or Settings.load(), topic, from_start=from_start)
@@ -144,12 +146,18 @@ class Subscription(Generic[E], Iterator[E]):
     def _event(self, message: Message) -> E | None:
         """None for what is no event of this subscription. Raises InvalidEvent."""
         value = message.value()
-        if value is None:
-            if self.topic in (names.EXPERIMENTS, names.VARIANT_STATS):
-                return None  # a deletion in a compacted topic
-            raise InvalidEvent("empty record")
         try:
-            event: Any = load_experiment(value) if self.topic == names.EXPERIMENTS else self._decode(value)
+            if self.topic == names.EXPERIMENTS:
+                name = self._catalogue.offer(message.key(), value)
+                if name not in self._catalogue.experiments:
+                    return None  # a deletion, or of two changes made at once the one that does not stand
+                event: Any = self._catalogue.experiments[name]
+            elif value is None:
+                if self.topic == names.VARIANT_STATS:
+                    return None  # a deletion in a compacted topic
+                raise InvalidEvent("empty record")
+            else:
+                event = self._decode(value)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ConfigError) as error:
             raise InvalidEvent(str(error)) from error
         if isinstance(event, Heartbeat) or (self.experiment is not None and not _concerns(event, self.experiment)):

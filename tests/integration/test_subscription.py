@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import pytest
 
 import sluice
@@ -14,6 +15,7 @@ from sluice.adapters import catalogue
 from sluice.adapters.kafka import producer
 from sluice.domain.events import Assignment, DecisionMade, Heartbeat, ImpressionShown, OutcomeObserved, encode
 from sluice.domain.experiment import Experiment, Variant
+from sluice.domain.status import State
 from sluice.settings import Settings
 
 
@@ -125,10 +127,16 @@ def test_without_a_callback_each_malformed_record_is_one_log_line(
 
 def test_experiments_are_validated_and_deletions_are_no_event(settings: Settings) -> None:
     good = Experiment(name="good", variants=(Variant(name="a"), Variant(name="b")))
-    catalogue.apply(settings, [good])
-    send(settings, "experiments", b'{"name":"x","variants":[{"name":"a"},{"name":"a"}]}', None)
+    (applied,) = catalogue.apply(settings, [good])
+    paused = catalogue.change(settings, "good", "pause", by="ann")
+    out = producer(settings)
+    lost = msgspec.structs.replace(paused, state=State(status="stopped", revision=2))
+    out.produce("experiments", key="good", value=msgspec.json.encode(lost))
+    out.produce("experiments", key="x", value=b'{"name":"x","variants":[{"name":"a"},{"name":"a"}]}')
+    out.produce("experiments", key="x", value=None)
+    assert out.flush(10) == 0
     with sluice.subscribe("experiments", from_start=True, follow=False, settings=settings) as events:
-        assert list(events) == [good]
+        assert list(events) == [applied, paused]
         assert events.skipped == 1
 
 
