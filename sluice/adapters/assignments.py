@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import redis
-from redis.exceptions import NoScriptError
+from redis.exceptions import ClusterCrossSlotError, NoScriptError
 
 from sluice.domain.assignment import Claim, StoredAssignment, decode_assignment, encode_assignment
 from sluice.errors import InvalidEvent, TransportError
@@ -45,8 +45,10 @@ return {0, stored}
 """
 
 
-Call = tuple[tuple[str, StoredAssignment, int], Sequence[int]]
-"""What a script is called with: ((experiment, what is wanted, TTL in ms), the claims' places)"""
+Group = tuple[str, StoredAssignment, int]
+"""(experiment, what is wanted, TTL in ms): claims that differ in their units alone"""
+Call = tuple[Group, Sequence[int]]
+"""With the places of the claims"""
 
 
 class AssignmentStore:
@@ -56,6 +58,7 @@ class AssignmentStore:
         self._client = client
         self._keys = keys
         self._claim = client.register_script(_CLAIM)
+        self._chunk = CHUNK
         self._encoded: dict[StoredAssignment, bytes] = {}
         self._decoded: dict[bytes, StoredAssignment] = {}
 
@@ -66,16 +69,11 @@ class AssignmentStore:
         else wrote a key.
         """
         # Claims that want the same go together: their keys alone differ.
-        places: dict[tuple[str, StoredAssignment, int], list[int]] = {}
+        places: dict[Group, list[int]] = {}
         for place, claim in enumerate(claims):
             places.setdefault((claim.experiment, claim.wanted, claim.ttl_ms), []).append(place)
-        calls = [
-            (group, rows[start : start + CHUNK])
-            for group, rows in places.items()
-            for start in range(0, len(rows), CHUNK)
-        ]
         answers: list[Any] = [None] * len(claims)
-        for ((_, wanted, _), rows), text in zip(calls, self._call(claims, calls), strict=True):
+        for ((_, wanted, _), rows), text in self._call(claims, places):
             made = (wanted, True)
             known = {b"": made}
             found = text.split(b"\n")
@@ -107,18 +105,26 @@ class AssignmentStore:
             pipeline.execute_command("GET", self._keys.assignment(experiment, unit))
         return [None if stored is None else self._decode(stored) for stored in self._execute(pipeline)]
 
-    def _call(self, claims: Sequence[Claim], calls: Sequence[Call]) -> list[bytes]:
-        """The script's answers. Raises TransportError when Redis is away."""
-        if not calls:
+    def _call(self, claims: Sequence[Claim], places: Mapping[Group, Sequence[int]]) -> Iterable[tuple[Call, bytes]]:
+        """Calls of the script, with their answers. Raises TransportError when Redis is away."""
+        if not claims:
             return []
-        try:
+        for _ in range(3):
+            calls = [
+                (group, rows[start : start + self._chunk])
+                for group, rows in places.items()
+                for start in range(0, len(rows), self._chunk)
+            ]
             try:
-                return self._send(claims, calls)
-            except NoScriptError:  # the first call on this server, or the first since it was restarted
-                self._client.script_load(_CLAIM)
-                return self._send(claims, calls)
-        except redis.RedisError as error:
-            raise TransportError(f"Redis does not take assignments: {error}") from error
+                try:
+                    return zip(calls, self._send(claims, calls), strict=True)
+                except NoScriptError:  # the first call on this server, or the first since it was restarted
+                    self._client.script_load(_CLAIM)
+            except ClusterCrossSlotError:  # a cluster, where every unit has a slot of its own
+                self._chunk = 1
+            except redis.RedisError as error:
+                raise TransportError(f"Redis does not take assignments: {error}") from error
+        raise TransportError("Redis does not take assignments: it forgets scripts as soon as they are loaded")
 
     def _send(self, claims: Sequence[Claim], calls: Sequence[Call]) -> list[bytes]:
         """Without a pipeline, which packs everything before it sends anything: the server works meanwhile."""

@@ -38,7 +38,8 @@ Outside: TypeAlias = Literal["draft", "paused", "stopped", "shipped", "forced", 
 
 MAX_RULES = 16
 MAX_VALUES = 200
-Value: TypeAlias = Annotated[str, Meta(max_length=128)] | int | float
+Value: TypeAlias = Annotated[str, Meta(max_length=128)] | Annotated[int, Meta(ge=-(2**53), le=2**53)] | float
+"""Whole numbers that a double holds exactly, so that they survive JSON"""
 Attribute: TypeAlias = Annotated[str, Meta(min_length=1, max_length=40)]
 
 

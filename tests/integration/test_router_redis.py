@@ -10,12 +10,14 @@ from uuid import uuid4
 import msgspec
 import pytest
 
+from infra import redis_server, server
+from infra.server import free_port
 from router import AssignmentRequest, MemoryAssignments, Router, build
 from sluice.adapters.allocations import AllocationStore
 from sluice.adapters.assignments import AssignmentStore
 from sluice.adapters.kafka import producer
 from sluice.adapters.reader import TopicReader
-from sluice.adapters.redis import connect
+from sluice.adapters.redis import connect, wait_for_redis
 from sluice.domain.assignment import AssignmentClaims, Claim, StoredAssignment
 from sluice.domain.events import AssignmentMade, DecisionMade, encode
 from sluice.domain.experiment import Experiment, Variant
@@ -144,6 +146,36 @@ class TestRedis(ClaimsContract):
             redis.set(keys.assignment("e", "u"), value)
             with pytest.raises(InvalidEvent, match=r"not (an assignment|assignments)"):
                 AssignmentStore(redis, keys).claim([Claim("e", "u", A, 60_000)])
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory, wait_until: Callable[..., Any]) -> Iterator[Any]:
+    executable = redis_server.bundled() or redis_server.installed()
+    assert executable is not None
+    folder, port = tmp_path_factory.mktemp("cluster"), free_port()
+    url = f"redis://127.0.0.1:{port}/0"
+    options = ["--port", str(port), "--bind", "127.0.0.1", "--cluster-enabled", "yes", "--save", ""]
+    node = server.start("redis-server", url, [executable, *options], folder / "log", cwd=folder)
+    try:
+        with wait_for_redis(Settings(redis=url)) as client:
+            client.execute_command("CLUSTER", "ADDSLOTS", *range(16384))
+            wait_until(lambda: b"cluster_state:ok" in client.execute_command("CLUSTER", "INFO"), 20, "the slots")
+            yield client
+    finally:
+        node.stop()
+
+
+class TestRedisCluster(ClaimsContract):
+    """Of one node: keys of different slots in one command are refused as they are by many."""
+
+    @pytest.fixture
+    def store(self, cluster: Any) -> AssignmentClaims:
+        return AssignmentStore(cluster, Keys(f"t{uuid4().hex}:"))
+
+    def test_a_batch_over_many_slots(self, store: AssignmentClaims) -> None:
+        claims = [Claim("e", f"u{n}", (A, B)[n % 2], 60_000) for n in range(300)]
+        assert store.claim(claims) == [(claim.wanted, True) for claim in claims]
+        assert store.claim(claims) == [(claim.wanted, False) for claim in claims]
 
 
 def requests(count: int) -> list[AssignmentRequest]:

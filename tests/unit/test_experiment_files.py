@@ -158,6 +158,8 @@ def test_hashes_of_what_was_configured_before_stay_as_they_are() -> None:
         ),
         ("targeting: [{attribute: a, operator: in, values: []}]", "targeting[0].values: []: Expected `array`"),
         ("targeting: [{attribute: a, operator: in, values: [1.5]}]", "targeting[0].values[0]: 1.5: `in` takes text"),
+        (f"targeting: [{{attribute: a, operator: in, values: [{10**20}]}}]", "targeting[0].values[0]: 1000"),
+        ("targeting: [{attribute: a, operator: in, values: [yes]}]", "targeting[0].values[0]: True: Expected"),
         ("targeting: [{attribute: a, operator: below, values: [x]}]", "targeting[0].values[0]: 'x': `below` takes a"),
         ("targeting: [{attribute: a, operator: below, values: [.inf]}]", "targeting[0].values[0]: inf: `below` takes"),
         (
