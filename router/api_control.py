@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated
 
 import msgspec
@@ -16,6 +17,7 @@ from sluice.adapters import catalogue
 from sluice.domain.api import ChangeBody, CreateBody
 from sluice.domain.experiment import Experiment, load_experiments
 from sluice.domain.status import ACTIONS, Action
+from sluice.errors import ConfigError, Conflict
 
 __all__ = ["routes"]
 
@@ -26,6 +28,7 @@ _CREATE = CreateBody(
 _CHANGE = ChangeBody(by="ada", why="clicks are lost since noon", revision=3)
 
 MAX_EXPERIMENT_BYTES = 32 * 1024
+_LABEL = "experiment"
 
 Name = Annotated[str, Path(max_length=64, examples=["demo"])]
 
@@ -49,10 +52,15 @@ def routes(service: Service) -> APIRouter:
 
         def made() -> Experiment:
             # JSON is YAML: the same rules and the same messages as for a file.
-            (experiment,) = load_experiments(bytes(body.experiment).decode(), "experiment")[:1]
+            (experiment,) = load_experiments(bytes(body.experiment).decode(), _LABEL)[:1]
             return catalogue.create(settings, [experiment], by=body.by, why=body.why)[0]
 
-        return answered(await run_in_threadpool(made), 201)
+        try:
+            return answered(await run_in_threadpool(made), 201)
+        except Conflict:
+            raise
+        except ConfigError as error:
+            raise _at_fault(str(error)) from error
 
     def change(action: Action, meaning: str) -> None:
         @api.post(
@@ -74,6 +82,13 @@ def routes(service: Service) -> APIRouter:
     for action, (_, meaning) in ACTIONS.items():
         change(action, meaning)
     return api
+
+
+def _at_fault(text: str) -> ApiProblem:
+    """`experiment: variants[0].share: 0: allowed are …` names the field."""
+    _, _, rest = text.partition(f"{_LABEL}: ")
+    found = re.match(r"[a-z_][\w.\[\]]*(?=: )", rest)
+    return ApiProblem(422, rest or text, kind="invalid", field=f"{_LABEL}.{found[0]}" if found else _LABEL)
 
 
 def _allowed(service: Service) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import socket
@@ -58,9 +59,15 @@ def route(host: str, port: int, spool_mb: int, as_json: bool) -> None:
             self.force_exit, self.should_exit = self.should_exit, True
 
     app = create_app(settings, service=service)
+    app.openapi()  # now, and not while requests wait
+    # What is loaded now stays for good: to look for garbage among it would stop every request for a tenth of a second.
+    gc.collect()
+    gc.freeze()
     server = Server(
-        uvicorn.Config(app, access_log=False, log_level="warning", log_config=None, server_header=False, lifespan="on",
-                       timeout_graceful_shutdown=GRACE_S)
+        uvicorn.Config(
+            app, access_log=False, log_level="warning", log_config=None, server_header=False, proxy_headers=False,
+            lifespan="on", timeout_graceful_shutdown=GRACE_S,
+        )
     )  # fmt: skip
     click.echo(json.dumps({"url": url, "docs": f"{url}/docs"}) if as_json else f"router at {url} · API: {url}/docs")
     if not settings.token and host not in ("127.0.0.1", "localhost", "::1"):

@@ -172,7 +172,7 @@ class Courier:
 
         Every record that meets an empty queue wakes the client's own thread: in bursts they cost a tenth.
         """
-        while not self._stop.is_set() or len(self._producer):
+        while not self._stop.is_set() or self._posted or len(self._producer):
             try:
                 self._producer.poll(BURST_S)
             except KafkaException as error:  # fatal: this producer is of no use any more

@@ -110,3 +110,34 @@ def test_what_is_wrong_is_said(api: Running, path: str, body: Any, status: int, 
     assert answer.status_code == status, answer.text
     assert said in answer.text
     assert api.post("/experiments/one/burn", BY).status_code == 404
+
+
+def arms(*shares: int) -> list[dict[str, Any]]:
+    return [{"name": name, "share": share} for name, share in zip("ab", shares, strict=True)]
+
+
+@pytest.mark.parametrize(
+    ("config", "field"),
+    [
+        ({"name": "bad", "variants": arms(50, 40)}, "experiment.variants"),
+        ({"name": "bad", "variants": arms(101, 0)}, "experiment.variants[0].share"),
+        ({"name": "bad", "variants": arms(50, 50), "unit": "planet"}, "experiment.unit"),
+        ({"name": "bad", "variants": arms(50, 50), "colour": 1}, "experiment"),
+        ({"name": "bad", "variants": arms(50, 50), "bandit": {"floor": 0.9}}, "experiment.bandit.floor"),
+    ],
+)
+def test_a_bad_experiment_names_its_field(api: Running, config: Any, field: str) -> None:
+    answer = api.post("/experiments", {**BY, "experiment": config})
+    assert answer.status_code == 422
+    assert [error["field"] for error in answer.json()["errors"]] == [field]
+
+
+def test_layers_that_overlap_are_refused_when_the_second_one_starts(api: Running) -> None:
+    for name in ("left", "right"):
+        layer = {"name": "page", "range": [0.0, 0.6]}
+        made = api.post("/experiments", {**BY, "experiment": {"name": name, "variants": arms(50, 50), "layer": layer}})
+        assert made.status_code == 201, made.text
+        answer = api.post(f"/experiments/{name}/start", BY)
+    assert answer.status_code == 422
+    assert "left" in answer.json()["detail"]
+    assert "right" in answer.json()["detail"]
