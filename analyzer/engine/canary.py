@@ -24,7 +24,7 @@ from sluice.domain.experiment import Experiment
 from sluice.domain.statistics import CellStatistics, OutcomeStatistics
 from sluice.domain.status import Change
 
-__all__ = ["ENDED", "Course", "advance", "begin", "candidate_name", "due", "plan_hash", "step_cells"]
+__all__ = ["ENDED", "Course", "advance", "begin", "candidate_name", "due", "plan_hash", "standing", "step_cells"]
 
 ENDED: tuple[CanaryState, ...] = ("promoted", "rolled-back")
 
@@ -115,9 +115,26 @@ def due(experiment: Experiment, place: CanaryPlace, decided_ms: int, at_ms: int)
     return any(decided_ms < end <= at_ms for end in ends)
 
 
+def standing(
+    experiment: Experiment,
+    cells: Sequence[StatsCell],
+    at_ms: int,
+    before: CanaryPlace | None,
+    orders: Sequence[Change] = (),
+    *,
+    fresh: bool = True,
+) -> tuple[StatsCell, ...]:
+    """The cells that one look compares; of a canary that has ended those it ended with. Arguments as of `advance`.
+
+    All of its cells together would compare a candidate of late with a control of early times.
+    """
+    return step_cells(experiment, cells, _start(experiment, cells, at_ms, before, orders, fresh)[0])
+
+
 def step_cells(experiment: Experiment, cells: Iterable[StatsCell], place: CanaryPlace) -> tuple[StatsCell, ...]:
     """What was counted under the allocation of the step since the canary began."""
-    key = _key(experiment, _canary(experiment).steps[place.step - 1].share)
+    steps = _canary(experiment).steps
+    key = _key(experiment, steps[min(place.step, len(steps)) - 1].share)
     old = {one.variant: one.statistics for one in place.baseline if one.allocation == key}
     return tuple(
         replace(cell, statistics=_without(cell.statistics, old[cell.variant])) if cell.variant in old else cell

@@ -93,9 +93,10 @@ def _reason(experiment: Experiment, course: Course, before: CanaryPlace | None) 
             return f"Its variants, metrics or steps were changed: the canary of {candidate} begins at {here}."
         case "passed":
             done = "Promoted" if course.place.state == "promoted" else f"On to {here}"
-            return f"{done}: at {was} everything is known not to be worse than {control} by its margin."
+            known = "; ".join(_metric(experiment, metric) for metric in _metrics(course))
+            return f"{done}: at {was} nothing is worse than {control} by its margin or more: {known}."
         case "worse":
-            one = next(metric for metric in course.judged.metrics if metric.outcome == course.about)  # type: ignore[union-attr]
+            one = next(metric for metric in _metrics(course) if metric.outcome == course.about)
             return f"Rolled back at {was}: {candidate} is worse than {control} in {_metric(experiment, one)}."
         case "limit":
             return f"Rolled back at once at {was}: {_limit(experiment, course)}."
@@ -168,13 +169,17 @@ def _expected(experiment: Experiment, judged: Judged) -> str:
     )
 
 
+def _metrics(course: Course) -> tuple[CanaryMetric, ...]:
+    return course.judged.metrics if course.judged is not None else ()
+
+
 def _metric(experiment: Experiment, one: CanaryMetric) -> str:
-    """`click −2.1 to +1.9 points (margin 3): passed`"""
+    """`click −2.1 to +1.9 points (margin 3): passed`; positive is better"""
     points = one.outcome != experiment.primary or experiment.measure == "rate"
     scale, unit = (100.0, " points") if points else (1.0, "")
     if one.interval is None:
         return f"{one.outcome} not enough yet"
-    low, high = (f"{scale * end:+.2g}" for end in one.interval)
+    low, high = (f"{scale * end:+.3g}" for end in one.interval)
     return f"{one.outcome} {low} to {high}{unit} (margin {scale * one.margin:.3g}): {one.status}"
 
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import msgspec
 
 from analyzer.engine import canary_words, reasons
-from analyzer.engine.canary import advance
+from analyzer.engine.canary import advance, standing
 from analyzer.engine.evaluate import Evaluation, Problem, among, evaluate
 from analyzer.engine.guardrails import breached, check_guardrails
 from analyzer.engine.memory import Memory, remember
@@ -91,23 +91,31 @@ def decide_many(cases: Sequence[Case]) -> list[DecisionMade]:
     shares; it stays where it is while the evidence is `invalid`, and a variant whose guardrail is breached gets none.
     Raises ValueError when a cell's sums are impossible.
     """
-    memories = [
-        remember(
-            c.experiment,
-            c.snapshot.cells,
-            c.snapshot.at_ms,
-            c.snapshot.delay,
-            _history(c),
-        )
-        for c in cases
-    ]
+    memories = [_memory(case) for case in cases]
     found = evaluate(
         [
-            Problem(case.experiment, case.snapshot.cells, memory.learned)
+            Problem(case.experiment, _compared(case), memory.learned)
             for case, memory in zip(cases, memories, strict=True)
         ]
     )
     return [_decision(*parts) for parts in zip(cases, memories, found, strict=True)]
+
+
+def _memory(case: Case) -> Memory:
+    if case.experiment.canary is not None:
+        return Memory((), None, ())  # its traffic follows no posterior
+    snapshot = case.snapshot
+    return remember(case.experiment, snapshot.cells, snapshot.at_ms, snapshot.delay, _history(case))
+
+
+def _compared(case: Case) -> tuple[StatsCell, ...]:
+    """The cells that the figures are of: all, or those of the step of a canary."""
+    if case.experiment.canary is None:
+        return case.snapshot.cells
+    before = case.previous or Previous(0, {}, 0)
+    return standing(
+        case.experiment, case.snapshot.cells, case.snapshot.at_ms, before.canary, case.orders, fresh=before.version == 0
+    )
 
 
 def _history(case: Case) -> tuple[Epoch, ...]:

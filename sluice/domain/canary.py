@@ -25,7 +25,7 @@ __all__ = [
     "problem_in",
 ]
 
-MAX_STEP_S = 366 * 24 * 3600
+MAX_STEP_S = 10 * 365 * 24 * 3600
 CanaryState: TypeAlias = Literal[
     "no-traffic", "insufficient-data", "running", "held", "paused", "promoted", "rolled-back"
 ]

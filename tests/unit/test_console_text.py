@@ -82,7 +82,14 @@ def counts(*cells: StatsCell) -> ExperimentCounts:
 
 
 def seen(found: DecisionMade | None) -> Seen:
-    return Seen(counts=counts(cell("a", 4), cell("b", 6)), decision=found, produced=120, counted=100, per_second=9.6)
+    return Seen(
+        counts=counts(cell("a", 4), cell("b", 6)),
+        decision=found,
+        decisions=(),
+        produced=120,
+        counted=100,
+        per_second=9.6,
+    )
 
 
 def test_a_decision_includes_the_counts_when_the_primary_sums_agree() -> None:

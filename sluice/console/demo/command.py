@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import resources
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import click
 import msgspec
-from rich.console import Console
+from click.core import ParameterSource
+from rich.console import Console, Group
 
+from sluice.console.demo.canary import canary_outcome, course
+from sluice.console.demo.canary import definition as canary_definition
 from sluice.console.demo.children import ChildFailed, Children
-from sluice.console.demo.result import final_table
+from sluice.console.demo.result import Outcome, final_table
 from sluice.console.demo.run import DemoRun
 from sluice.console.demo.view import LiveView, PlainView, SilentView
 from sluice.domain.experiment import Experiment, load_experiments
@@ -31,36 +37,103 @@ __all__ = ["demo"]
 OUTER = ("SLUICE_KAFKA", "SLUICE_KAFKA_CONFIG", "SLUICE_REDIS")
 
 
-@click.command()
-@click.option("--infra", type=click.Choice(["embedded", "local", "external"]), default="embedded", show_default=True,
-              help="A broker from a wheel, a real Apache Kafka, or SLUICE_KAFKA and SLUICE_REDIS.")  # fmt: skip
-@click.option("--data", help="As of `sluice replay`; the best MovieLens data there is, by default.")
-@click.option("--speed", default="20s", show_default=True,
-              help="20s for the whole replay, 500/s slates, 60x event time, or max.")  # fmt: skip
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
-@click.option("--limit", type=click.IntRange(1), metavar="N", help="At most N slates.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")
-def demo(infra: str, data: str | None, speed: str, seed: int, limit: int | None, as_json: bool) -> None:
+class Asked(NamedTuple):
+    """The options that all demos share."""
+
+    infra: str
+    data: str | None
+    speed: str
+    seed: int
+    limit: int | None
+    as_json: bool
+
+
+def asking(command: Callable[..., None]) -> Callable[..., None]:
+    """The options of `Asked`, for a command that takes them as one."""
+    options = [
+        click.option("--infra", type=click.Choice(["embedded", "local", "external"]), default="embedded",
+                     show_default=True, help="A broker from a wheel, a real Apache Kafka, or SLUICE_KAFKA and "
+                     "SLUICE_REDIS."),
+        click.option("--data", help="As of `sluice replay`; the best MovieLens data there is, by default."),
+        click.option("--speed", default="20s", show_default=True,
+                     help="20s for the whole replay, 500/s slates, 60x event time, or max."),
+        click.option("--seed", type=click.IntRange(0), default=0, show_default=True),
+        click.option("--limit", type=click.IntRange(1), metavar="N", help="At most N slates."),
+        click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else."),
+    ]  # fmt: skip
+
+    @functools.wraps(command)
+    def together(
+        *context: Any, infra: str, data: str | None, speed: str, seed: int, limit: int | None, as_json: bool, **own: Any
+    ) -> None:
+        command(*context, Asked(infra, data, speed, seed, limit, as_json), **own)
+
+    for option in reversed(options):
+        together = option(together)
+    return together
+
+
+@click.group(invoke_without_command=True)
+@asking
+@click.pass_context
+def demo(context: click.Context, asked: Asked) -> None:
     """Replay MovieLens through router, Kafka, counting and analyzer, and check every number at the end.
 
     Two models are trained on the first 60 % of the log, once, and registered in MLflow; the rest is replayed with them
     and a random order. Starts servers and services as processes of their own and ends them all. Exit code 0 only when
     the recount of the log equals the counters to the last integer.
     """
-    console = Console(highlight=False)
+    if context.invoked_subcommand is not None:
+        if any(context.get_parameter_source(name) is ParameterSource.COMMANDLINE for name in context.params):
+            raise ConfigError(f"options of `demo {context.invoked_subcommand}` stand after its name")
+        return
     definition = (resources.files("sluice") / "experiments" / "demo.yaml").read_text(encoding="utf-8")
+    run, found = conduct(definition, asked)
+    if asked.as_json:
+        click.echo(msgspec.json.encode(found))
+    else:
+        Console(highlight=False).print(final_table(found, run.data))
+    if found.verify != "exact":
+        raise click.exceptions.Exit(1)
+
+
+@demo.command()
+@asking
+@click.option("--bad", is_flag=True, help="The candidate is a random order, which is much worse.")
+def canary(asked: Asked, bad: bool) -> None:
+    """Release a model beside another step by step: 10, 25, 50 %, then all of the traffic, or none.
+
+    PolicyB is the candidate and PolicyA the control; affinity and popularity where the training extra is missing. Every
+    move is told with its reason when it happens. Exit code 0 only when the recount equals the counters.
+    """
+    models = all(find_spec(package) is not None for package in ("mlflow", "lightgbm"))
+    run, found = conduct(canary_definition(bad=bad, models=models), asked)
+    end = canary_outcome(run.decisions)
+    if asked.as_json:
+        click.echo(msgspec.json.encode(msgspec.structs.asdict(found) | {"canary": end}))
+    else:
+        Console(highlight=False).print(Group(final_table(found, run.data), course(end)))
+    if found.verify != "exact":
+        raise click.exceptions.Exit(1)
+
+
+def conduct(definition: str, asked: Asked) -> tuple[DemoRun, Outcome]:
+    """One demo of the experiment that `definition` describes in YAML, from the first server to the last check."""
     (experiment,) = load_experiments(definition, "demo.yaml")
-    view = _view(console, infra, experiment, as_json)
-    source = ["--data", data] if data is not None else []
-    replay = ["replay", "--json", "--speed", speed, "--seed", str(seed), *source]
-    synthetic = (data or os.environ.get("SLUICE_DATA", "")).partition(":")[0] == "synthetic"
-    register = [] if synthetic else ["register", "--json", *source]
-    replay += ["--limit", str(limit)] if limit is not None else []
+    view = _view(Console(highlight=False), asked.infra, experiment, asked.as_json)
+    source = ["--data", asked.data] if asked.data is not None else []
+    replay = ["replay", "--json", "--speed", asked.speed, "--seed", str(asked.seed), *source]
+    replay += ["--limit", str(asked.limit)] if asked.limit is not None else []
+    synthetic = (asked.data or os.environ.get("SLUICE_DATA", "")).partition(":")[0] == "synthetic"
+    trained = any(variant.ranker.startswith("models:") for variant in experiment.variants)
+    register = ["register", "--json", *source] if trained and not synthetic else []
     outer = Settings.load()
     with _folder() as folder, _ended_by_signal():
         try:
-            with view, Children(_environment(infra, folder, outer), folder) as children:
-                run = DemoRun(infra, definition, replay, register, _seconds(speed), children, outer.state, view)
+            with view, Children(_environment(asked.infra, folder, outer), folder) as children:
+                run = DemoRun(
+                    asked.infra, definition, replay, register, _seconds(asked.speed), children, outer.state, view
+                )
                 found = run.run()
         except ChildFailed as failure:
             for line in failure.tail:
@@ -70,12 +143,7 @@ def demo(infra: str, data: str | None, speed: str, seed: int, limit: int | None,
             raise
     for line in run.notices:
         click.echo(line, err=True)
-    if as_json:
-        click.echo(msgspec.json.encode(found))
-    else:
-        console.print(final_table(found, run.data))
-    if found.verify != "exact":
-        raise click.exceptions.Exit(1)
+    return run, found
 
 
 def _view(console: Console, infra: str, experiment: Experiment, as_json: bool) -> SilentView:

@@ -27,6 +27,8 @@ class Seen(Struct, frozen=True, kw_only=True):
 
     counts: ExperimentCounts
     decision: DecisionMade | None
+    decisions: tuple[DecisionMade, ...]
+    """Those made since the look before"""
     produced: int
     """Records in the logs of `impressions` and `clicks`."""
     counted: int
@@ -51,14 +53,15 @@ class Observer:
         self._history: deque[tuple[float, int]] = deque()
 
     def look(self) -> Seen:
-        for decision in self._decisions.poll():
-            self._latest = decision
+        decisions = tuple(self._decisions.poll())
+        self._latest = decisions[-1] if decisions else self._latest
         ends = self._ends.read()
         snapshot = self._live.snapshot()
         counted = sum(sum(snapshot.offsets.get(p, (0, 0))) for p in ends)
         return Seen(
             counts=snapshot.experiments[self._name],
             decision=self._latest,
+            decisions=decisions,
             produced=sum(sum(of_partition) for of_partition in ends.values()),
             counted=counted,
             per_second=self._rate(time.monotonic(), counted),

@@ -13,6 +13,7 @@ from sluice.console.demo.models import REGISTER_CODES, with_models
 from sluice.console.demo.observer import Observer, Seen, includes
 from sluice.console.demo.result import Outcome, outcome
 from sluice.console.demo.view import SilentView
+from sluice.domain.events import DecisionMade
 from sluice.domain.experiment import load_experiments
 from sluice.errors import ConfigError, SluiceError
 from sluice.names import CLICKS, IMPRESSIONS
@@ -58,6 +59,8 @@ class DemoRun:
         """When the first record was seen in the logs."""
         self.data = ""
         """What was replayed."""
+        self.decisions: list[DecisionMade] = []
+        """All that were made, in order."""
         self.notices: list[str] = []
         """What training and replay said beside their results: that there are no data, for example."""
 
@@ -169,6 +172,7 @@ class DemoRun:
         except SluiceError:
             self._children.check()  # a server that ended is the better explanation
             raise
+        self.decisions += seen.decisions
         if self._first_s is None and seen.produced:
             self._first_s = began_s
             self._view.phase("replaying")

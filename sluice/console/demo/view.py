@@ -51,6 +51,10 @@ class PlainView(SilentView):
     def phase(self, words: str) -> None:
         self._console.print(words, highlight=False)
 
+    def update(self, seen: Seen, seconds: float, share: float | None) -> None:
+        for move in moves(seen):
+            self._console.print(move, highlight=False)
+
 
 class LiveView(SilentView):
     """A picture that is drawn anew in its place."""
@@ -73,6 +77,8 @@ class LiveView(SilentView):
 
     def update(self, seen: Seen, seconds: float, share: float | None) -> None:
         self._seen, self._seconds, self._share = seen, seconds, share
+        for move in moves(seen):  # they stay, above the picture
+            self._live.console.print(move, highlight=False)
         self._draw()
 
     def _draw(self) -> None:
@@ -88,6 +94,15 @@ class LiveView(SilentView):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._live.stop()
+
+
+def moves(seen: Seen) -> list[Text]:
+    """What a canary has just done, with its reason."""
+    return [
+        Text.assemble((text.moment(one.at_ms), "dim"), f"  {one.canary.move.reason}")
+        for one in seen.decisions
+        if one.canary is not None and one.canary.move is not None and one.canary.move.because != "evidence"
+    ]
 
 
 def picture(
