@@ -23,6 +23,7 @@ from sluice.domain.experiment import Experiment
 __all__ = ["Plan", "make_plan"]
 
 Draw = Callable[[str], StoredAssignment | None]
+Shunt = Callable[[str, str, Mapping[str, str]], tuple[str, Outside] | None]
 
 _PERCENT = 100 * 2.0**-53
 
@@ -39,8 +40,8 @@ class Plan:
     """(variant that everybody sees, why) of an experiment that gives no assignments"""
     draw: Draw
     """Unit → what is remembered of it; None where the bucketing leaves it out"""
-    shunts: Callable[[str, Mapping[str, str]], tuple[str, Outside] | None] | None
-    """(unit, attributes) → (variant it sees, why it is outside), None when it is in; instead of it None: all are in"""
+    shunts: Shunt | None
+    """(unit, user id, attributes) → (variant it sees, why it is outside), None when it is in. No function: all are in"""
     leaves_out: bool
     """Whether `draw` may answer None"""
     variants: frozenset[str]
@@ -80,7 +81,7 @@ def _closed(experiment: Experiment) -> tuple[str, Outside] | None:
             return control, state.status
 
 
-def _shunts(experiment: Experiment) -> Callable[[str, Mapping[str, str]], tuple[str, Outside] | None] | None:
+def _shunts(experiment: Experiment) -> Shunt | None:
     salt, control, forced = experiment.salt or experiment.name, experiment.control_name, experiment.forced
     ask = outside(
         Where(
@@ -95,13 +96,13 @@ def _shunts(experiment: Experiment) -> Callable[[str, Mapping[str, str]], tuple[
     if ask is None and not forced and not draft:
         return None
 
-    def shunt(unit: str, attributes: Mapping[str, str]) -> tuple[str, Outside] | None:
+    def shunt(unit: str, user_id: str, attributes: Mapping[str, str]) -> tuple[str, Outside] | None:
         variant = forced_variant(forced, unit, attributes)
         if variant is not None:
             return variant, "forced"
         if draft:
             return control, "draft"
-        why = ask(unit, attributes) if ask is not None else None
+        why = ask(unit, user_id, attributes) if ask is not None else None
         return None if why is None else (control, why)
 
     return shunt

@@ -333,7 +333,7 @@ def _ask(plan: Plan, requests: Sequence[AssignmentRequest]) -> list[Cell]:
     shunts = plan.shunts
     if shunts is None:
         return [*units]
-    told = (shunts(unit, request.attributes) for unit, request in zip(units, requests, strict=True))
+    told = (shunts(unit, asks.user_id, asks.attributes) for unit, asks in zip(units, requests, strict=True))
     return [unit if why is None else Routed(name, why[0], None, why[1]) for unit, why in zip(units, told, strict=True)]
 
 

@@ -60,7 +60,7 @@ class Layer(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Holdout(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A named share of units that sees no experiment that names it, the same units in each."""
+    """A named share of users that sees no experiment that names it: the same users in each, whatever their units."""
 
     name: Name
     share: Annotated[float, Meta(gt=0, le=0.5)]
@@ -89,16 +89,16 @@ def holds(rules: Sequence[Rule], attributes: Mapping[str, str]) -> bool:
     return all(_holds(rule, attributes.get(rule.attribute)) for rule in rules)
 
 
-def outside(where: Where) -> Callable[[str, Mapping[str, str]], Outside | None] | None:
-    """(unit, attributes) → why the unit is outside, None when it is in. None instead of a function: all are in."""
+def outside(where: Where) -> Callable[[str, str, Mapping[str, str]], Outside | None] | None:
+    """(unit, user id, attributes) → why the unit is outside, None when it is in. No function: all are in."""
     targeting, holdout, layer, traffic = where.targeting, where.holdout, where.layer, where.traffic
     if not targeting and holdout is None and layer is None and traffic == 1:
         return None
 
-    def answer(unit: str, attributes: Mapping[str, str]) -> Outside | None:
+    def answer(unit: str, user_id: str, attributes: Mapping[str, str]) -> Outside | None:
         if targeting and not holds(targeting, attributes):
             return "not targeted"
-        if holdout is not None and bucket(f"holdout/{holdout.name}", unit) < holdout.share:
+        if holdout is not None and bucket(f"holdout/{holdout.name}", user_id) < holdout.share:
             return "holdout"
         if layer is not None and not layer.range[0] <= bucket(f"layer/{layer.name}", unit) < layer.range[1]:
             return "layer"

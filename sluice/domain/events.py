@@ -120,7 +120,7 @@ class AssignmentMade(Struct, frozen=True, kw_only=True, tag_field="type", tag="a
     degraded: bool = False
     """True when Redis was away: drawn by hash alone, without looking whether the unit was given another one before."""
     outside: str = ""
-    """`holdout`: the unit is held out of the experiment, with this probability, and was shown the control."""
+    """`holdout`: the user is held out of the experiment, with this probability, and was shown the control."""
     v: int = SCHEMA_VERSION
 
 

@@ -115,6 +115,10 @@ def test_a_holdout_is_the_same_units_in_every_experiment_that_names_it() -> None
     assert out[0] == out[1]
     assert abs(len(out[0]) - 400) < 5 * (2000 * 0.16) ** 0.5
     assert inside(replace(E, holdout=Holdout(name="summer", share=0.2))) & out[0]
+    slates = Router([replace(plain, unit="slate")], MemoryAssignments())
+    requests = [AssignmentRequest(user, {"slate": f"s{n}"}, 1) for user in USERS[:200] for n in (1, 2)]
+    held_out = {r.user_id for r, (a,) in zip(requests, slates.assign(requests), strict=True) if a.outside == "holdout"}
+    assert held_out == out[0] & set(USERS[:200]), "people, whatever is randomised"
 
 
 @settings(max_examples=30)
