@@ -41,7 +41,7 @@ class Plan:
     draw: Draw
     """Unit → what is remembered of it; None where the bucketing leaves it out"""
     shunts: Shunt | None
-    """(unit, user id, attributes) → (variant it sees, why it is outside), None when it is in. No function: all are in"""
+    """(unit, user id, attributes) → (variant it sees, why it is outside), None when it is in. None: all are in"""
     leaves_out: bool
     """Whether `draw` may answer None"""
     variants: frozenset[str]
