@@ -13,13 +13,13 @@ from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+from threadpoolctl import threadpool_limits
 
 from sluice.features.definition import Ints
 from training.dataset import Dataset
 from training.metrics import point
 from training.models import Examples
-from training.train import MODELS, scored
+from training.train import fit, scored
 
 __all__ = ["FOLDS", "GROUPED", "ROLLING", "Fold", "FoldFigures", "by_user", "refit", "rolling_origin"]
 
@@ -87,7 +87,7 @@ def refit(
     seed: int = 0,
     progress: Callable[[str], None] = lambda name: None,
 ) -> list[FoldFigures]:
-    """The models `names` of `MODELS` fitted to each fold's training slates and measured on its others.
+    """The models `names` fitted to each fold's training slates and measured on its others.
 
     Fold by fold, then by name. `progress` hears of each fold whose first model is done.
     """
@@ -103,7 +103,7 @@ def refit(
 
 
 def _refit(examples: Examples, fold: Fold, name: str, seed: int) -> FoldFigures:
-    model, _ = MODELS[name].fit(examples, fold.train, seed)
+    model, _ = fit(name, examples, fold.train, seed)
     values = point(scored(examples, fold.test, model.predict(examples, fold.test)))
     return FoldFigures(fold.kind, fold.number, name, values["auc"], values["ctr_at_1"], len(fold.train), len(fold.test))
 

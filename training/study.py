@@ -19,7 +19,7 @@ from training.metrics import point
 from training.models import PARAMS_A, PARAMS_B, Examples
 from training.options import Steps
 from training.tracking import Subject, Tracking
-from training.train import MODELS, Tuned, scored
+from training.train import Tuned, fit, scored
 
 if TYPE_CHECKING:
     import optuna
@@ -161,5 +161,5 @@ class _Study:
 
     def _figures(self, fold: Fold, params: Mapping[str, Any]) -> dict[str, float]:
         tuned = {**self._tuned, self._name: params}
-        model, _ = MODELS[self._name].fit(self._examples, fold.fit, self._subject.seed, tuned)
+        model, _ = fit(self._name, self._examples, fold.fit, self._subject.seed, tuned)
         return point(scored(self._examples, fold.measure, model.predict(self._examples, fold.measure)))

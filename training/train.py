@@ -1,4 +1,7 @@
-"""All models of a dataset, trained on its first part. What is returned is all there is: nothing is logged or stored."""
+"""All models of a dataset, trained on its first part. What is returned is all there is: nothing is logged or stored.
+
+Library: threadpoolctl.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from sluice.errors import ConfigError
 from sluice.features.definition import VERSION, Floats, Ints
@@ -32,7 +36,7 @@ from training.recommenders import (
     fit_item_based,
 )
 
-__all__ = ["MODELS", "Tuned", "scored", "train_all", "train_models", "train_one"]
+__all__ = ["MODELS", "Tuned", "fit", "scored", "train_all", "train_models", "train_one"]
 
 _IMPORTANCE_ROWS = 2000
 
@@ -111,13 +115,21 @@ def train_models(
     return trained
 
 
+def fit(
+    name: str, examples: Examples, train: Ints, seed: int, tuned: Tuned = DEFAULTS
+) -> tuple[Model, Mapping[str, Any]]:
+    """The model `name` fitted to the slates `train`, and its parameters; the same on any number of cores."""
+    # How many threads sum up changes the last bits, and early stopping can make a tree of them.
+    with threadpool_limits(1):
+        return MODELS[name].fit(examples, train, seed, tuned)
+
+
 def train_one(name: str, examples: Examples, train: Ints, *, seed: int = 0, tuned: Tuned = DEFAULTS) -> Trained:
     """The model `name` fitted to the slates `train`, and its figures on the last of them when fitted to the others."""
     begin = time.perf_counter()
     early, late = validation_split(examples.data, train)
-    fit = MODELS[name].fit
-    first, _ = fit(examples, early, seed, tuned)
-    model, params = fit(examples, train, seed, tuned)
+    first, _ = fit(name, examples, early, seed, tuned)
+    model, params = fit(name, examples, train, seed, tuned)
     return Trained(
         name=name,
         model=model,
