@@ -143,7 +143,7 @@ def test_totals_know_truth_and_regret() -> None:
     summary = accounting.settle(2).summary(["a", "b"])
     # b would have had 3 clicks, a 1; shown were 1 + 1; an equal split would have had 2.
     assert summary == {
-        "slates": 2, "impressions": 4, "clicks": 2, "outcomes": 6,
+        "slates": 2, "impressions": 4, "clicks": 2, "outcomes": 6, "outside": {},
         "variants": {
             "a": {"impressions": 2, "clicks": 1, "ctr": 0.5, "true_ctr": 0.25},
             "b": {"impressions": 2, "clicks": 1, "ctr": 0.5, "true_ctr": 0.75},
