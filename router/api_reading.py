@@ -120,13 +120,14 @@ def _counters(api: APIRouter, service: Service) -> None:
     # One thread: the counters are for people and dashboards, and must not take what traffic needs.
     thread = ThreadPoolExecutor(1, thread_name_prefix="router-counters")
     readers: list[LiveCounters] = []
+    known: dict[str, Experiment] = {}
 
     def read(name: str) -> ExperimentCounts | None:
-        known = {experiment.name: experiment for experiment in service.router.experiments}
+        known.clear()
+        known.update({experiment.name: experiment for experiment in service.router.experiments})
         if not readers:
             readers.append(LiveCounters(service.settings, known=known))
-        snapshot = readers[0].snapshot()
-        return snapshot.experiment(name)
+        return readers[0].snapshot().experiment(name)
 
     @api.get(
         "/counters/{experiment}", summary="The live counters",

@@ -28,7 +28,7 @@ from sluice.adapters.features import FeatureStore
 from sluice.adapters.redis import connect, ping, wait_for_redis
 from sluice.domain.events import AssignmentMade, encode
 from sluice.domain.experiment import Experiment
-from sluice.errors import ConfigError, TransportError
+from sluice.errors import ConfigError, InvalidEvent, TransportError
 from sluice.names import ASSIGNMENTS, Keys
 from sluice.settings import Settings
 
@@ -119,7 +119,7 @@ class _Assigner:
             asked = [batch[place].requests for place in places]
             try:
                 found |= zip(places, self._assign(asked, only), strict=True)
-            except ConfigError:
+            except (ConfigError, InvalidEvent):
                 found |= {place: self._single(batch[place]) for place in places}
         self._metrics.observe("sluice_assignment_batch_seconds", time.perf_counter() - begun)
         return [found[place] for place in range(len(batch))]
@@ -127,7 +127,7 @@ class _Assigner:
     def _single(self, ask: Ask) -> Assigned | Exception:
         try:
             return self._assign([ask.requests], ask.only)[0]
-        except ConfigError as error:
+        except (ConfigError, InvalidEvent) as error:  # what stands in Redis under this unit's key is not ours
             return error
 
     def _assign(self, asked: list[Sequence[AssignmentRequest]], only: tuple[str, ...] | None) -> list[Assigned]:

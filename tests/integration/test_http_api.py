@@ -14,10 +14,11 @@ from infra import stack as stacks
 from sluice.adapters import catalogue
 from sluice.adapters.kafka import producer
 from sluice.adapters.reader import TopicReader
+from sluice.adapters.redis import connect
 from sluice.domain.api import MAX_BODY_BYTES
 from sluice.domain.events import AssignmentMade, ImpressionShown, OutcomeObserved, decode
 from sluice.domain.experiment import Experiment, Variant
-from sluice.names import ASSIGNMENTS, CLICKS, DECISIONS, IMPRESSIONS
+from sluice.names import ASSIGNMENTS, CLICKS, DECISIONS, IMPRESSIONS, Keys
 from sluice.settings import Settings
 
 PLAIN = Experiment(name="plain", variants=(Variant(name="a", ranker="random"), Variant(name="b", ranker="popularity")))
@@ -203,9 +204,35 @@ def test_unknown_paths_and_methods_are_problems_too(api: Running) -> None:
     problem(api.get("/counters/nope"), 404, "name")
 
 
+def test_a_foreign_value_under_one_unit_spoils_no_other_request(api: Running, settings: Settings) -> None:
+    with connect(settings) as redis:
+        redis.set(Keys(settings.prefix).assignment("plain", "spoiled"), b"?")
+    codes: dict[str, int] = {}
+
+    def ask(user: str) -> None:
+        codes[user] = api.post("/assign", {"units": [{"user_id": user}], "experiments": ["plain"]}).status_code
+
+    threads = [threading.Thread(target=ask, args=(user,)) for user in ("spoiled", *(f"fine{n}" for n in range(20)))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert codes == {"spoiled": 500, **{f"fine{n}": 200 for n in range(20)}}
+
+
+def test_an_experiment_that_comes_later_is_counted_as_known(
+    api: Running, settings: Settings, wait_until: Callable[..., Any]
+) -> None:
+    assert api.get("/counters/plain").json()["known"]
+    catalogue.apply(settings, [Experiment(name="later", variants=(Variant(name="a"), Variant(name="b")))])
+    wait_until(lambda: api.get("/experiments/later").status_code == 200, 10, "the experiment is followed")
+    assert api.get("/counters/later").json()["known"]
+    catalogue.change(settings, "later", "stop", by="test")
+
+
 def test_experiments_and_counters_are_read(api: Running) -> None:
     found = api.get("/experiments").json()["experiments"]
-    assert [one["experiment"]["name"] for one in found] == ["other", "plain"]
+    assert [one["experiment"]["name"] for one in found][-2:] == ["other", "plain"]
     one = api.get("/experiments/plain").json()
     assert one in found
     assert (one["allocation"], one["allocation_version"]) == ({"a": 50, "b": 50}, 0)
@@ -263,7 +290,7 @@ def test_decisions_are_answered_and_streamed(api: Running, settings: Settings, w
 def test_state_of_the_service(api: Running) -> None:
     assert api.get("/health").json() == {"status": "ok"}
     ready = api.get("/ready").json()
-    assert (ready["status"], ready["redis"], ready["kafka"], ready["experiments"]) == ("ready", "ok", "ok", 2)
+    assert (ready["status"], ready["redis"], ready["kafka"], ready["spool_bytes"]) == ("ready", "ok", "ok", 0)
 
 
 def test_metrics_are_those_that_are_described(api: Running) -> None:
