@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from sluice.console import text
+from sluice.console.canary import standings
 from sluice.domain.experiment import Experiment, check_together, config_hash, load_experiments
 from sluice.domain.status import Action, Change
 from sluice.errors import ConfigError
@@ -141,8 +142,12 @@ def ship(name: str, variant: str, by: str, why: str, revision: int | None, as_js
 def list_(as_json: bool) -> None:
     """The experiments of the catalogue."""
     found = _load()
+    canaries = standings(Settings.load(), found)
     if as_json:
-        click.echo(msgspec.json.encode([_summary(item) for item in found.values()]))
+        rows = [
+            _summary(item) | ({"canary": canaries.get(name)} if item.canary else {}) for name, item in found.items()
+        ]
+        click.echo(msgspec.json.encode(rows))
         return
     if not found:
         click.echo("no experiments yet; publish one with `sluice experiment apply FILE`")
@@ -152,7 +157,10 @@ def list_(as_json: bool) -> None:
         table.add_column(name)
     for item in found.values():
         shares = text.shares(item.starting_allocation)
-        table.add_row(item.name, _status(item), item.unit, item.bandit.policy, config_hash(item), shares)
+        stands = canaries.get(item.name) if item.state.status == "running" else None
+        status = f"{stands.state}, step {stands.step}" if stands is not None else _status(item)
+        policy = item.bandit.policy if item.canary is None else "canary"
+        table.add_row(item.name, status, item.unit, policy, config_hash(item), shares)
     Console(highlight=False).print(table)
 
 
@@ -174,6 +182,11 @@ def show(name: str, as_json: bool) -> None:
     click.echo(f"# {_status(item)}, revision {item.state.revision}")
     for change in item.state.changes:
         click.echo(f"# {_told(change)}")
+    stands = standings(Settings.load(), {name: item}).get(name)
+    if stands is not None:
+        click.echo(f"# canary: {stands.state} at step {stands.step}, {stands.share} % (decision {stands.version})")
+        for reason in stands.reasons:
+            click.echo(f"#   {reason}")
     click.echo(yaml.safe_dump(data, sort_keys=False, allow_unicode=True), nl=False)
 
 

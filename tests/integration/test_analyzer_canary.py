@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +19,7 @@ from sluice.adapters.kafka import producer
 from sluice.adapters.reader import TopicReader
 from sluice.adapters.redis import connect
 from sluice.domain.events import DecisionMade, StatsCell, StatsPublished, encode
+from sluice.domain.experiment import load_experiments
 from sluice.names import DECISIONS, VARIANT_STATS, Keys
 from sluice.settings import Settings
 from tests.support.canary_worlds import World, canary
@@ -120,3 +124,29 @@ def test_a_stop_rolls_back_and_is_the_last_decision(stack: Settings, wait_until:
         journey.add(20, share=10)
         journey.add(21, share=10)
     assert len(decisions(stack)) == count
+
+
+def test_sluice_experiment_says_where_it_stands(
+    stack: Settings, wait_until: Wait, service_env: Callable[[Settings], dict[str, str]]
+) -> None:
+    catalogue.apply(stack, [canary()])
+
+    def sluice(*arguments: str) -> str:
+        command = [sys.executable, "-m", "sluice", "experiment", *arguments]
+        return subprocess.run(
+            command, env=service_env(stack), capture_output=True, text=True, timeout=60, check=True
+        ).stdout
+
+    (undecided,) = json.loads(sluice("list", "--json"))
+    assert undecided["canary"] is None
+    journey = Journey(stack, wait_until)
+    with running(build(stack, every_ms=20)):
+        journey.add(1, share=10)
+        version = journey.until("running", 1).version
+    shown = sluice("show", "e")
+    assert f"# canary: running at step 1, 10 % (decision {version})\n" in shown
+    assert load_experiments(shown, "shown")[0].canary == canary().canary
+    assert "running, step 1  slate  canary" in sluice("list")
+    (row,) = json.loads(sluice("list", "--json"))
+    assert (row["canary"]["state"], row["canary"]["share"]) == ("running", 10)
+    assert row["canary"]["reasons"][0].startswith("The canary of B against A begins at step 1 of 3")
