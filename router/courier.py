@@ -7,6 +7,7 @@ of records is kept. A record may be on the topic twice after a failure; events a
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from collections.abc import Callable, Sequence
@@ -221,6 +222,8 @@ class Courier:
 
     def _replay(self) -> None:
         """Send the spool, oldest first, and then let records go to the broker directly again."""
+        with contextlib.suppress(KafkaException):  # connect now: the first record would wait half a second for it
+            self._producer.list_topics(timeout=GIVE_UP_MS / 1000)
         while not self._stop.is_set():
             self._wake.wait()
             self._wake.clear()

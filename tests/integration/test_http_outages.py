@@ -90,9 +90,26 @@ def test_redis_goes_and_comes_back(servers: Servers, api: Running, wait_until: C
 def test_the_broker_goes_and_comes_back(
     servers: Servers, api: Running, wait_until: Callable[..., Any], how: str
 ) -> None:
-    send = lambda number: api.post("/events", {"events": [click(number)]})  # noqa: E731
+    broker_goes_and_comes_back(servers, api, wait_until, how)
+
+
+@pytest.mark.kafka
+def test_apache_kafka_goes_and_comes_back(local: Settings, tmp_path: Path, wait_until: Callable[..., Any]) -> None:
+    servers = Servers(Settings(state=tmp_path), "local")
+    try:
+        catalogue.apply(servers.settings, [Experiment(name="e", variants=VARIANTS)])
+        with serving(servers.settings) as api:
+            broker_goes_and_comes_back(servers, api, wait_until, "freeze")
+    finally:
+        servers.stop()
+
+
+def broker_goes_and_comes_back(servers: Servers, api: Running, wait_until: Callable[..., Any], how: str) -> None:
+    def send(number: int) -> Any:
+        return api.post("/events", {"events": [click(number)]})
+
     assert send(0).status_code == 202
-    getattr(servers, how)("broker")
+    servers.freeze("broker") if how == "freeze" else servers.kill("broker")
     for number in range(1, 30):
         answer = send(number)
         assert (answer.status_code, answer.json()["accepted"]) == (202, 1)

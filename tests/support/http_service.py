@@ -84,8 +84,8 @@ def serving(settings: Settings, **options: Any) -> Iterator[Running]:
 class Servers:
     """A broker and a Redis of one's own that can be frozen, killed and brought back."""
 
-    def __init__(self, settings: Settings) -> None:
-        self.stack = stacks.start("embedded", settings)
+    def __init__(self, settings: Settings, mode: str = "embedded") -> None:
+        self.stack = stacks.start(mode, settings)
         self.settings = self.stack.settings
 
     def _find(self, name: str) -> Server:
@@ -102,7 +102,7 @@ class Servers:
         self._find(name).process.wait()
 
     def bring_back(self, name: str) -> None:
-        """Empty, at the same address: both keep everything in memory."""
+        """Empty, at the same address: both embedded servers keep everything in memory."""
         gone = self._find(name)
         state = self.settings.state
         port = int(gone.address.rpartition(":")[2].partition("/")[0])
