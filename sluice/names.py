@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 __all__ = ["ASSIGNMENTS", "CLICKS", "DEAD_LETTERS", "DECISIONS", "EXPERIMENTS", "IMPRESSIONS", "LIFECYCLE"]
-__all__ += ["MAX_LETTER_BYTES", "RAW_IMPRESSIONS", "TOPICS", "VARIANT_STATS", "Keys", "Topic"]
+__all__ += ["MAX_LETTER_BYTES", "RAW_IMPRESSIONS", "SHADOW", "TOPICS", "VARIANT_STATS", "Keys", "Topic"]
 
 IMPRESSIONS = "impressions"
 RAW_IMPRESSIONS = "raw-impressions"
@@ -16,6 +16,7 @@ DECISIONS = "decisions"
 EXPERIMENTS = "experiments"
 LIFECYCLE = "lifecycle"
 DEAD_LETTERS = "dead-letters"
+SHADOW = "shadow"
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ TOPICS: tuple[Topic, ...] = (
     Topic(RAW_IMPRESSIONS, True, _BY_TIME),
     Topic(CLICKS, True, _BY_TIME),
     Topic(ASSIGNMENTS, True, _BY_TIME),
+    Topic(SHADOW, True, _BY_TIME),
     Topic(VARIANT_STATS, False, {**_COMPACT, **_LARGE}),
     Topic(DECISIONS, False, {**_KEEP_ALL, **_LARGE}),
     Topic(EXPERIMENTS, False, _COMPACT),
@@ -70,6 +72,9 @@ class Keys:
 
     def buckets(self, partition: int) -> str:
         return f"{self.prefix}buckets:{{{partition}}}"
+
+    def shadow(self, partition: int) -> str:
+        return f"{self.prefix}shadow:{{{partition}}}"
 
     def feature_user(self, user: str) -> str:
         return f"{self.prefix}features:user:{user}"

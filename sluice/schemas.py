@@ -25,6 +25,7 @@ from sluice.domain.events import (
     StatsPublished,
 )
 from sluice.domain.experiment import Experiment
+from sluice.domain.shadow import ShadowCompared
 
 __all__ = ["FOLDER", "SCHEMAS", "files", "main"]
 
@@ -35,6 +36,7 @@ SCHEMAS: dict[str, Any] = {
     names.RAW_IMPRESSIONS: RawImpressionShown | Heartbeat,
     names.CLICKS: Clicks,
     names.ASSIGNMENTS: AssignmentMade,
+    names.SHADOW: ShadowCompared,
     names.VARIANT_STATS: StatsPublished,
     names.DECISIONS: DecisionMade,
     names.EXPERIMENTS: Experiment,

@@ -28,6 +28,7 @@ from sluice.domain.events import (
     StatsPublished,
 )
 from sluice.domain.experiment import Experiment
+from sluice.domain.shadow import ShadowCompared
 from sluice.errors import ConfigError, InvalidEvent
 from sluice.settings import Settings
 
@@ -46,12 +47,20 @@ EVENT_TYPES: dict[str, Any] = {
     names.IMPRESSIONS: ImpressionShown | Heartbeat,
     names.RAW_IMPRESSIONS: RawImpressionShown | Heartbeat,
     names.CLICKS: OutcomeObserved | Heartbeat,
+    names.SHADOW: ShadowCompared,
     names.DEAD_LETTERS: DeadLetter,
     names.EXPERIMENTS: Experiment,
     names.LIFECYCLE: dict[str, Any],
 }
 
-_HAS_EXPERIMENT = (names.DECISIONS, names.VARIANT_STATS, names.ASSIGNMENTS, names.IMPRESSIONS, names.EXPERIMENTS)
+_HAS_EXPERIMENT = (
+    names.DECISIONS,
+    names.VARIANT_STATS,
+    names.ASSIGNMENTS,
+    names.IMPRESSIONS,
+    names.EXPERIMENTS,
+    names.SHADOW,
+)
 
 # A batch read waits out its whole timeout, so this is also the greatest delay a subscriber adds.
 _POLL_S = 0.05

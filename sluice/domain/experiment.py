@@ -19,7 +19,7 @@ from sluice.domain.audience import MAX_RULES, Forced, Holdout, Layer, Rule, Shar
 from sluice.domain.bucketing import ALGORITHMS, AlgorithmName, Bucketing, Gate, drawing
 from sluice.domain.canary import Canary, CanaryStep, HardLimit, problem_in
 from sluice.domain.events import UnitKind
-from sluice.domain.experiment_parts import MAX_TTL_S, Bandit, Guardrail, Stopping, Variant
+from sluice.domain.experiment_parts import MAX_TTL_S, Bandit, Guardrail, Shadow, Stopping, Variant
 from sluice.domain.segments import MAX_KEY
 from sluice.domain.status import State
 from sluice.errors import ConfigError
@@ -78,6 +78,8 @@ class Experiment(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How units are placed: Sluice's own way, or that of another tool, bit for bit."""
     canary: Canary | None = None
     """Two variants, of which the one beside the control gets more traffic step by step, or none any more."""
+    shadow: Annotated[tuple[Shadow, ...], Meta(max_length=4)] = ()
+    """Models that score every ranking request beside the variant that is shown."""
     state: State = State()
     """Written by `sluice experiment start|pause|stop|ship`, and no part of the configuration."""
 
@@ -134,7 +136,8 @@ class _UniqueKeys(yaml.SafeLoader):
 _LATER = {
     field.name: field.default
     for field in msgspec.structs.fields(Experiment)
-    if field.name in ("targeting", "traffic", "layer", "holdout", "forced", "assignment", "bucketing", "canary")
+    if field.name
+    in ("targeting", "traffic", "layer", "holdout", "forced", "assignment", "bucketing", "canary", "shadow")
 }
 """Fields that came later, with their defaults: where nothing else is said, what was hashed before hashes the same"""
 
@@ -260,6 +263,7 @@ _STRUCTS: dict[str, type[Struct]] = {
     "forced.when": Rule,
     "bucketing": Bucketing,
     "bucketing.gates": Gate,
+    "shadow": Shadow,
     "canary": Canary,
     "canary.steps": CanaryStep,
     "canary.limits": HardLimit,
@@ -285,6 +289,7 @@ def _checked(experiment: Experiment, label: str) -> Experiment:
     for field, name in [
         ("name", experiment.name),
         *((f"variants[{i}].name", n) for i, n in enumerate(names)),
+        *((f"shadow[{i}].name", shadow.name) for i, shadow in enumerate(experiment.shadow)),
     ]:
         if not _NAME.match(name):
             raise ConfigError(
@@ -293,6 +298,9 @@ def _checked(experiment: Experiment, label: str) -> Experiment:
     for index, name in enumerate(names):
         if name in names[:index]:
             raise ConfigError(f"{label}: variants[{index}].name: {name!r} is used twice; names are unique")
+    for index, shadow in enumerate(experiment.shadow):
+        if shadow.name in (*names, *(other.name for other in experiment.shadow[:index])):
+            raise ConfigError(f"{label}: shadow[{index}].name: {shadow.name!r} is used twice; names are unique")
     if experiment.control and experiment.control not in names:
         raise ConfigError(f"{label}: control: {experiment.control!r}: allowed are {', '.join(names)}")
     if not 1 <= len(experiment.primary) <= 64:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
-__all__ = ["MAX_TTL_S", "Bandit", "Guardrail", "Stopping", "Variant"]
+__all__ = ["MAX_TTL_S", "Bandit", "Guardrail", "Shadow", "Stopping", "Variant"]
 
 MAX_TTL_S = 10 * 365 * 24 * 3600
 Weight = Annotated[float, Meta(ge=0.02, le=1e12)]
@@ -66,3 +66,11 @@ class Guardrail(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     outcome: str
     margin: Annotated[float, Meta(ge=1e-12, le=1)]
     better: Literal["higher", "lower"] = "higher"
+
+
+class Shadow(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A registered model that is asked what the variants are asked, and never shown to anybody."""
+
+    name: str
+    ranker: Annotated[str, Meta(pattern="^models:/")]
+    """`models:/NAME@ALIAS` or `models:/NAME/VERSION`"""
