@@ -149,4 +149,4 @@ def test_sluice_experiment_says_where_it_stands(
     assert "running, step 1  slate  canary" in sluice("list")
     (row,) = json.loads(sluice("list", "--json"))
     assert (row["canary"]["state"], row["canary"]["share"]) == ("running", 10)
-    assert row["canary"]["reasons"][0].startswith("The canary of B against A begins at step 1 of 3")
+    assert "step 1 of 3 (B 10 %)" in row["canary"]["reasons"][0]
