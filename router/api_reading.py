@@ -39,13 +39,15 @@ def routes(service: Service) -> APIRouter:
     )
     async def experiments() -> Response:
         """With every default filled in, and the allocation in use."""
-        found = sorted(service.router.experiments, key=lambda experiment: experiment.name)
-        return answered(ExperimentsAnswer(experiments=tuple(_experiment(service, one) for one in found)))
+        return answered(ExperimentsAnswer(experiments=tuple(_experiments(service))))
 
     @api.get("/experiments/{name}", summary="One experiment", responses=answers(ExperimentAnswer, 404, 422, body=False))
     async def experiment(name: Name) -> Response:
         """As in the list."""
-        return answered(_experiment(service, _known(service, name)))
+        found = next((one for one in _experiments(service) if one.experiment.name == name), None)
+        if found is None:
+            raise unknown_experiment(service, name)
+        return answered(found)
 
     @api.get("/decisions", summary="The latest decisions", responses=answers(DecisionsAnswer, 422, body=False))
     async def decisions(experiment: Wanted = None) -> Response:
@@ -169,15 +171,11 @@ def _states(api: APIRouter, service: Service) -> None:
         return Response(service.metrics.text(), headers={"Content-Type": CONTENT_TYPE})
 
 
-def _known(service: Service, name: str) -> Experiment:
-    for experiment in service.router.experiments:
-        if experiment.name == name:
-            return experiment
-    raise unknown_experiment(service, name)
-
-
-def _experiment(service: Service, experiment: Experiment) -> ExperimentAnswer:
-    version, shares = service.router.allocation(experiment.name)
-    return ExperimentAnswer(
-        experiment=experiment, config_hash=config_hash(experiment), allocation=shares, allocation_version=version
-    )
+def _experiments(service: Service) -> list[ExperimentAnswer]:
+    found = sorted(service.in_use(), key=lambda told: told[0].name)
+    return [
+        ExperimentAnswer(
+            experiment=experiment, config_hash=config_hash(experiment), allocation=shares, allocation_version=version
+        )
+        for experiment, version, shares in found
+    ]

@@ -114,9 +114,9 @@ class Scoring:
     async def score(self, job: Job) -> Scored:
         """The scores of the job's variant. Never fails: what does is counted, and the order of the request stands."""
         ranker = self._rankers.get((job.experiment, job.variant), "")
-        if ranker == "random":
-            context = Context(job.slate_id, job.at_ms)
-            return Scored(self._random[job.experiment].rank(job.user_id, job.items, context), "")
+        rule = self._random.get(job.experiment)
+        if ranker == "random" and rule is not None:
+            return Scored(rule.rank(job.user_id, job.items, Context(job.slate_id, job.at_ms)), "")
         served = self._served(ranker)
         try:
             if served is None and ranker != "popularity":

@@ -21,15 +21,18 @@ from router.live import AllocationFollower, CatalogueFollower
 from router.metrics import Metrics
 from router.routing import AssignmentRequest, Routed, Router
 from router.scoring import Scoring
+from router.shadow import Shadows, Work
+from router.shadow_worker import run as shadow_work
 from router.spool import Record, Spool
 from sluice.adapters.allocations import AllocationStore
 from sluice.adapters.assignments import AssignmentStore
 from sluice.adapters.features import FeatureStore
+from sluice.adapters.kafka import missing_topics
 from sluice.adapters.redis import connect, ping, wait_for_redis
 from sluice.domain.events import AssignmentMade, encode
 from sluice.domain.experiment import Experiment
 from sluice.errors import ConfigError, InvalidEvent, TransportError
-from sluice.names import ASSIGNMENTS, Keys
+from sluice.names import ASSIGNMENTS, SHADOW, Keys
 from sluice.settings import Settings
 
 __all__ = ["Assigned", "Service", "build_service"]
@@ -68,8 +71,18 @@ class Service:
     board: DecisionBoard
     assigning: Batcher[Ask, Assigned]
     scoring: Scoring
+    shadows: Shadows
     closing: threading.Event = field(default_factory=threading.Event)
     _closers: list[Callable[[], None]] = field(default_factory=list)
+
+    def in_use(self) -> Iterator[tuple[Experiment, int, dict[str, int]]]:
+        """(experiment, version of its allocation, variant → whole percents) of all that are served now."""
+        for experiment in self.router.experiments:
+            try:
+                version, shares = self.router.allocation(experiment.name)
+            except KeyError:
+                continue  # deleted this moment
+            yield experiment, version, shares
 
     def begin_closing(self) -> None:
         """Let streams end and balancers look elsewhere; everything else goes on until `close`."""
@@ -138,22 +151,26 @@ class _Assigner:
         return [Assigned([next(answers) for _ in requests], degraded) for requests in asked]
 
 
-def build_service(settings: Settings, *, spool_bytes: int = 256 * 1024 * 1024) -> Service:
+def build_service(
+    settings: Settings, *, spool_bytes: int = 256 * 1024 * 1024, shadow_work: Work = shadow_work
+) -> Service:
     """Connect everything and return once allocations and models are known.
+
+    shadow_work: what the process of a shadow runs.
 
     Raises TransportError when Redis or the broker is away: a service that starts must know the allocations in force.
     ConfigError for what is not configured right.
     """
     closers: list[Callable[[], None]] = []
     try:
-        return _build(settings, spool_bytes, closers)
+        return _build(settings, spool_bytes, shadow_work, closers)
     except BaseException:
         while closers:
             closers.pop()()
         raise
 
 
-def _build(settings: Settings, spool_bytes: int, closers: list[Callable[[], None]]) -> Service:
+def _build(settings: Settings, spool_bytes: int, shadow_work: Work, closers: list[Callable[[], None]]) -> Service:
     keys, metrics = Keys(settings.prefix), Metrics()
     patient = wait_for_redis(settings)
     closers.append(patient.close)
@@ -168,6 +185,8 @@ def _build(settings: Settings, spool_bytes: int, closers: list[Callable[[], None
     claims = GuardedClaims(store, breaker)
     scoring = Scoring(settings, FeatureStore(hot, keys), breaker, metrics)
     closers.append(scoring.close)
+    shadows = _shadows(settings, metrics, courier, shadow_work)
+    closers.append(shadows.close)
     assigner = _Assigner(claims, metrics, courier, scoring.version)
     router = Router((), claims, exposures=assigner.expose, retry_s=0)
     closers.append(router.close)
@@ -187,6 +206,7 @@ def _build(settings: Settings, spool_bytes: int, closers: list[Callable[[], None
     def followed(name: str, experiment: Experiment | None) -> None:
         define(name, experiment)
         scoring.follow(router.experiments)
+        shadows.follow(router.experiments)
 
     closers.append(CatalogueFollower(settings, followed).close)
     board = DecisionBoard(settings)
@@ -194,11 +214,26 @@ def _build(settings: Settings, spool_bytes: int, closers: list[Callable[[], None
     assigning: Batcher[Ask, Assigned] = Batcher(assigner.work, name="router-assign")
     closers.append(assigning.close)
     service = Service(settings, router, metrics, courier, spool, breaker, board, assigning, scoring,
-                      _closers=closers)  # fmt: skip
+                      shadows, _closers=closers)  # fmt: skip
     scoring.wait()
     begun = time.monotonic()
     metrics.read_from(lambda: _readings(service, changed, begun))
     return service
+
+
+def _shadows(settings: Settings, metrics: Metrics, courier: Courier, work: Work) -> Shadows:
+    there = SHADOW not in missing_topics(settings)
+    if not there:
+        # Sent all the same, they would pass for a broker that is away.
+        log.warning("there is no topic %s: what shadows say is dropped; `sluice infra topics` creates it", SHADOW)
+
+    def post(records: list[Record]) -> bool:
+        if not there or courier.spooling:  # the disk is for what must not be lost
+            return False
+        courier.post(records)
+        return True
+
+    return Shadows(settings, metrics, post, work)
 
 
 def _readings(
@@ -207,14 +242,14 @@ def _readings(
     now = time.monotonic()
     yield "sluice_waiting", ("assign",), len(service.assigning)
     yield "sluice_waiting", ("rank",), len(service.scoring)
+    yield "sluice_waiting", ("shadow",), len(service.shadows)
     yield "sluice_waiting", ("kafka",), service.courier.queued
     yield "sluice_spool_bytes", (), service.spool.bytes
     yield "sluice_records_lost_total", (), service.courier.lost
     yield "sluice_away", ("redis",), service.breaker.open
     yield "sluice_away", ("kafka",), service.courier.spooling
-    for experiment in service.router.experiments:
-        name = experiment.name
-        yield "sluice_allocation_version", (name,), service.router.allocation(name)[0]
-        yield "sluice_allocation_age_seconds", (name,), now - changed.get(name, begun)
-    for model, version in service.scoring.versions().items():
-        yield "sluice_model_version", (model, version), 1
+    for experiment, version, _ in service.in_use():
+        yield "sluice_allocation_version", (experiment.name,), version
+        yield "sluice_allocation_age_seconds", (experiment.name,), now - changed.get(experiment.name, begun)
+    for model, number in service.scoring.versions().items():
+        yield "sluice_model_version", (model, number), 1
