@@ -72,6 +72,8 @@ def read_table(path: Path, columns: Mapping[str, str]) -> RatingsLog:
     user, item, rating_milli, at_ms = [], [], [], []
     for line, (user_id, item_id, rating, time, *rest) in rows:
         try:
+            if user_id is None or item_id is None:
+                raise ValueError("user and item must not be null")
             if not (0 < len(str(user_id)) <= MAX_ID and 0 < len(str(item_id)) <= MAX_ID):
                 raise ValueError(f"ids have 1 to {MAX_ID} characters, got {str(user_id)[:80]!r}, {str(item_id)[:80]!r}")
             stars = float(rating)

@@ -138,12 +138,15 @@ def _genres_of_csv(archive: Archive) -> dict[str, tuple[str, ...]]:
     label = f"{archive.path}/movies.csv"
     rows = csv.reader(io.StringIO(_text(archive, "movies.csv"), newline=""))
     found = {}
-    for row in rows:
-        if len(row) != 3:
-            raise ConfigError(
-                f"{label}, line {rows.line_num}: {','.join(row)[:80]!r}: expected 3 fields, got {len(row)}"
-            )
-        found[row[0]] = _split(row[2])
+    try:
+        for row in rows:
+            if len(row) != 3:
+                raise ConfigError(
+                    f"{label}, line {rows.line_num}: {','.join(row)[:80]!r}: expected 3 fields, got {len(row)}"
+                )
+            found[row[0]] = _split(row[2])
+    except csv.Error as error:  # a quote that is never closed makes one field of the rest of the file
+        raise ConfigError(f"{label}, line {rows.line_num}: {error}") from error
     found.pop("movieId", None)
     return found
 

@@ -17,10 +17,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from producers.columns import parse_columns
-from producers.sources import SYNTHETIC, find_data
 from sluice.errors import ConfigError
 from sluice.settings import Settings
+from training.options import DataOptions, data_options, needs_training, notice
 
 if TYPE_CHECKING:
     from training.evaluate import Figures
@@ -28,27 +27,16 @@ if TYPE_CHECKING:
 
 __all__ = ["evaluate"]
 
-FOLDER = "training"
 STEPS = 21
 """Of an evaluation with four models and all folds."""
 
 
 @click.command()
-@click.option("--data", help="MovieLens folder or zip, CSV or Parquet.  [default: SLUICE_DATA, data/, a download]")
-@click.option("--columns", help="Columns of a CSV or Parquet: user=…,item=…,rating=…,time=…[,genres=…].")
-@click.option("--out", type=click.Path(path_type=Path, file_okay=False), metavar="FOLDER",
-              help=f"For prepared data, by fingerprint.  [default: {FOLDER} in the state folder]")  # fmt: skip
-@click.option("--train-share", type=float, default=0.6, show_default=True, help="Of the slates, by time of request.")
-@click.option("--slate-size", type=click.IntRange(2), default=10, show_default=True)
-@click.option("--click-from", type=float, default=4.0, show_default=True, help="Ratings from here on are clicks.")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@data_options
 @click.option("--report", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE.html",
               help="Where the report goes, one file that needs nothing else. MLflow keeps it in any case.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="One JSON object: all figures, differences, segments, folds.")
-def evaluate(
-    data: str | None, columns: str | None, out: Path | None, train_share: float, slate_size: int, click_from: float,
-    seed: int, report: Path | None, as_json: bool,
-) -> None:  # fmt: skip
+def evaluate(given: DataOptions, report: Path | None, as_json: bool) -> None:
     """Compare the models offline: which is better, how sure that is, for whom, and on other splits of the log.
 
     \b
@@ -60,38 +48,30 @@ def evaluate(
     and by user, trained anew. Figures, CSV files and the report go to MLflow as a run `evaluate …`.
     """
     # Imported late: scikit-learn takes a second, which --help should not.
-    from training.prepare import PrepareOptions, prepare
     from training.tracking import Subject, Tracking, environment, log_report
 
     begin = time.perf_counter()
-    source = find_data(data, notice=_notice)
-    if source.partition(":")[0] == SYNTHETIC:
-        raise ConfigError("--data: synthetic logs have planted click rates and no ratings to learn from")
+    source = given.source()
     if report is not None:
         _check_place(report)
-    options = PrepareOptions(slate_size, click_from, train_share, seed)
     settings = Settings.load()
-    try:
+    with needs_training(), _progress(quiet=as_json) as progress:
         from training.evaluation import run_evaluation
         from training.report import make_report
 
-        with _progress(quiet=as_json) as progress:
-            progress("MLflow")
-            Tracking(settings)  # a server that is away is told before the work
-            progress("data")
-            columns_of = parse_columns(columns) if columns else None
-            dataset, _ = prepare(source, out or settings.state / FOLDER, options, columns_of)
-            found = run_evaluation(dataset, seed=seed, notice=_notice, progress=progress)
-            progress("report")
-            made = make_report(found, environment())
-            if report is not None:
-                _write(report, made.page)
-            with tempfile.TemporaryDirectory() as folder:
-                made.write(Path(folder))
-                subject = Subject(dataset.name, dataset.fingerprint, seed)
-                run_id = log_report(settings, subject, _metrics(found), Path(folder), note=_note(found))
-    except ModuleNotFoundError as error:
-        raise ConfigError(f"{error.name} is not installed: pip install 'sluice-experiments[training]'") from error
+        progress("MLflow")
+        Tracking(settings)  # a server that is away is told before the work
+        progress("data")
+        dataset, _ = given.prepare(source, settings)
+        found = run_evaluation(dataset, seed=given.seed, notice=notice, progress=progress)
+        progress("report")
+        made = make_report(found, environment())
+        if report is not None:
+            _write(report, made.page)
+        with tempfile.TemporaryDirectory() as folder:
+            made.write(Path(folder))
+            subject = Subject(dataset.name, dataset.fingerprint, given.seed)
+            run_id = log_report(settings, subject, _metrics(found), Path(folder), note=_note(found))
     summary = _summary(found, made.tables) | {
         "seconds": round(time.perf_counter() - begin, 3), "run_id": run_id, "report": str(report) if report else None,
     }  # fmt: skip
@@ -179,10 +159,6 @@ def _ends(intervals: Mapping[str, tuple[float, float]]) -> dict[str, list[float 
 
 def _number(value: float) -> float | None:
     return None if math.isnan(value) else value
-
-
-def _notice(line: str) -> None:
-    click.echo(line, err=True)
 
 
 @contextmanager

@@ -37,7 +37,7 @@ _OPTIONS = (
                  help="Of the slates, by time of request."),
     click.option("--slate-size", type=click.IntRange(2), default=10, show_default=True),
     click.option("--click-from", type=float, default=4.0, show_default=True, help="Ratings from here on are clicks."),
-    click.option("--seed", type=click.IntRange(0), default=0, show_default=True),
+    click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True),
 )  # fmt: skip
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -68,6 +69,8 @@ def make_dataset(log: RatingsLog, texts: Texts, options: PrepareOptions) -> Data
     """`log` cut in slates, the first `train_share` of them for training. Raises ConfigError."""
     if not 0 < options.train_share < 1:
         raise ConfigError(f"--train-share: must lie in (0, 1), got {options.train_share:g}")
+    if not math.isfinite(options.click_from):
+        raise ConfigError(f"--click-from: a rating, got {options.click_from:g}")
     slates = cut_slates(log, size=options.slate_size, top_k=min(_TOP_K, options.slate_size - 1), seed=options.seed)
     test_from = int(len(slates) * options.train_share)
     begin = int(slates.at_ms[test_from])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -61,15 +62,20 @@ def _rows(archive: Archive, name: str, separator: str, fields: int) -> Iterator[
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError:
         text = data.decode("latin-1")  # ml-100k and ml-1m
+    lines: Iterator[tuple[int, list[str]]]
     if separator == ",":
+        # A quote that is never closed makes a field of the rest of the file; the reader refuses such long ones.
         reader = csv.reader(io.StringIO(text, newline=""))
-        next(reader, None)  # the header
-        lines = ((reader.line_num, row) for row in reader)
+        lines = islice(((reader.line_num, row) for row in reader), 1, None)  # without the header
     else:
         lines = (
             (number, line.rstrip("\r").split(separator)) for number, line in enumerate(text.split("\n"), 1) if line
         )
-    for number, row in lines:
-        if len(row) < fields:
-            raise ConfigError(f"{archive.path}/{name}, line {number}: expected {fields} fields, got {len(row)}")
-        yield number, row
+    number = 0
+    try:
+        for number, row in lines:
+            if len(row) < fields:
+                raise ConfigError(f"{archive.path}/{name}, line {number}: expected {fields} fields, got {len(row)}")
+            yield number, row
+    except csv.Error as error:
+        raise ConfigError(f"{archive.path}/{name}, after line {number}: {error}") from error

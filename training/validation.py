@@ -12,6 +12,7 @@ from producers.ratings import RatingsLog
 from sluice.errors import ConfigError
 from sluice.features.definition import MAX_RATING_MILLI
 from training.dataset import Dataset
+from training.models import validation_split
 
 __all__ = ["check_balance", "check_ratings"]
 
@@ -49,7 +50,10 @@ def check_ratings(log: RatingsLog, titles: Mapping[str, str]) -> None:
 
 
 def check_balance(data: Dataset) -> None:
-    """Both parts must hold slates, and clicks as well as none, of several users each. Raises ConfigError."""
+    """Both parts must hold slates, and clicks as well as none, of several users each. Raises ConfigError.
+
+    So must, but for the users, what a training cuts off the train part to validate by.
+    """
     for part, slates in (("train", data.train), ("test", data.test)):
         if not len(slates):
             raise ConfigError(f"{data.name}: the {part} part has no slates: change --train-share, or give more ratings")
@@ -65,6 +69,13 @@ def check_balance(data: Dataset) -> None:
             raise ConfigError(
                 f"{data.name}: the {part} part is of one user only, so nothing can be said about others: change "
                 "--train-share, or give more ratings"
+            )
+    early, late = validation_split(data, data.train)
+    for slates in (early, late, *(validation_split(data, early) if len(early) else ())):
+        if not len(slates) or data.log.liked[data.rows(slates)].all() or not data.log.liked[data.rows(slates)].any():
+            raise ConfigError(
+                f"{data.name}: clicks, or what was not clicked, are missing from a stretch of the train part, so that "
+                "models cannot be validated: give more ratings, or change --train-share or --click-from"
             )
 
 

@@ -57,6 +57,8 @@ def test_table(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str])
         (["--data", "synthetic"], "synthetic logs"),
         (["--train-share", "2"], "--train-share"),
         (["--click-from", "6"], "one class only"),
+        (["--click-from", "nan"], "--click-from: a rating, got nan"),
+        (["--seed", "9999999999"], "--seed"),
     ],
 )
 def test_wrong_use_is_one_line(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from movielens_files import write_movielens
 from pyarrow import parquet
@@ -120,6 +121,8 @@ def test_changed_files_are_refused(source: Path, tmp_path: Path) -> None:
         ),
         ("tags.csv", "850000000", "yesterday", "tags.csv, line 2: 'yesterday'"),
         ("ratings.csv", "\n", "\n1,2,", "expected 4 fields"),
+        ("movies.csv", "\n", '\n0,"' + "never closed " * 20_000, "movies.csv, line 2: field larger"),
+        ("tags.csv", "\n", '\n1,1,"' + "never closed " * 20_000, "tags.csv, after line 0: field larger"),
     ],
 )
 def test_unfit_data_are_refused_in_one_line(
@@ -158,6 +161,29 @@ def test_tables_with_their_own_columns(tmp_path: Path) -> None:
     assert data.catalogue.genres == ()
     file.write_text("who,what,stars,when\nu,i,50,850000000\n")
     with pytest.raises(ConfigError, match=r"rating must lie in \[0, 5\]; first: user u, item i, rating 50"):
+        prepare(str(file), tmp_path / "out", PrepareOptions(), columns)
+
+
+def test_a_train_part_that_models_cannot_be_validated_on_is_refused(tmp_path: Path) -> None:
+    # One slate a user, one after the other; nothing is liked before user `first`.
+    columns = {name: name for name in ("user", "item", "rating", "time")}
+    for users, first in ((4, 0), (100, 50)):
+        rows = [
+            f"{user},{item},{5 if item % 2 and user >= first else 1},{10**9 + 100_000 * user + item}"
+            for user in range(users)
+            for item in range(6)
+        ]
+        file = tmp_path / f"{users}.csv"
+        file.write_text("user,item,rating,time\n" + "\n".join(rows) + "\n")
+        with pytest.raises(ConfigError, match="missing from a stretch of the train part"):
+            prepare(str(file), tmp_path / "out", PrepareOptions(), columns)
+
+
+def test_a_null_is_no_id(tmp_path: Path) -> None:
+    file, columns = tmp_path / "log.parquet", {name: name for name in ("user", "item", "rating", "time")}
+    table = pa.table({"user": ["a", "b"], "item": ["i", None], "rating": [1.0, 2.0], "time": [10**9, 10**9]})
+    parquet.write_table(table, file)
+    with pytest.raises(ConfigError, match=r"log\.parquet, line 2: user and item must not be null"):
         prepare(str(file), tmp_path / "out", PrepareOptions(), columns)
 
 
