@@ -109,8 +109,12 @@ async def _rank(service: Service, body: RankBody) -> RankAnswer:
     found = await service.assigning.ask(Ask([AssignmentRequest(body.user_id, units, at_ms, body.attributes)]))
     answer = found.answers[0]
     variant = next((one.variant for one in answer if one.experiment == experiment.name), experiment.control_name)
-    scored = await service.scoring.score(Job(experiment.name, variant, body.user_id, body.items, slate_id, at_ms))
-    order = top_k(scored.scores, len(body.items) if body.top is None else body.top)
+    job = Job(experiment.name, variant, body.user_id, body.items, slate_id, at_ms)
+    begun = time.perf_counter()
+    scored = await service.scoring.score(job)
+    top = len(body.items) if body.top is None else body.top
+    service.shadows.ask(job, scored, top, time.perf_counter() - begun)
+    order = top_k(scored.scores, top)
     items = tuple(
         [
             RankedItem(item_id=body.items[index], score=scored.scores[index], impression_id=f"{slate_id}-{position}",

@@ -59,11 +59,16 @@ METRICS: dict[str, Described] = {
     "sluice_ranking_fallbacks_total": Described(
         "counter", "rankings", ("experiment", "variant"), "Rankings in the order of the request: the model failed"
     ),
+    "sluice_shadow_requests_total": Described(
+        "counter", "requests", ("experiment", "shadow", "outcome"),
+        "Of a shadow: `compared`, failed (`raised`, `unusable`, `away`, `timeout`, `crash`), or `dropped` unasked",
+    ),
     "sluice_events_total": Described(
         "counter", "events", ("topic", "outcome"),
         "Events: `accepted`; of `any` topic `rejected` (the event is at fault) or `refused` (nowhere to put it)",
     ),
-    "sluice_waiting": Described("gauge", "items", ("queue",), "Of `assign`, `rank` and `kafka` (records)", read=True),
+    "sluice_waiting": Described("gauge", "items", ("queue",), "Of `assign`, `rank`, `shadow` and `kafka` (records)",
+                               read=True),
     "sluice_spool_bytes": Described("gauge", "bytes", (), "On disk until Kafka is back", read=True),
     "sluice_records_lost_total": Described(
         "counter", "records", (), "Of the exposure log: neither Kafka nor the disk could take them", read=True
