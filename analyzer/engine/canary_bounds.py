@@ -70,7 +70,7 @@ def metrics_of(experiment: Experiment, step: int) -> tuple[Metric, ...]:
     found = [Metric(experiment.primary, experiment.measure, 1.0, margin, alpha)]
     for one in experiment.guardrails:
         sign = 1.0 if one.better == "higher" else -1.0
-        found.append(Metric(one.outcome, "rate", sign, min(one.margin * margin / last, 1.0), alpha))
+        found.append(Metric(one.outcome, "rate", sign, min(one.margin * (margin / last), 1.0), alpha))
     return tuple(found)
 
 

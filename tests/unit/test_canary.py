@@ -158,6 +158,29 @@ def test_every_guardrail_must_hold_too() -> None:
     assert tight.metrics[1].status == "open"
 
 
+@pytest.mark.parametrize(("errors", "status"), [(5, "open"), (19, "open"), (20, "worse")])
+def test_a_few_rare_events_are_neither_worse_nor_good_enough(errors: int, status: str) -> None:
+    world = World()
+    world.add(10, (20_000, 10_000), (300, 150), error=(20, errors))
+    rail = judge_metrics(E, world.cells, world.cells, metrics_of(E, 1), {}).metrics[1]
+    assert rail.interval is not None and rail.interval[1] < 0
+    assert rail.status == status
+
+
+def test_without_an_error_in_either_arm_the_bound_is_below_that_of_one_more_unit_with_one() -> None:
+    world = World()
+    world.add(10, (500, 250), (2000, 1000), error=(0, 0))
+    metric = metrics_of(E, 1)[1]
+    rail = judge_metrics(E, world.cells, world.cells, (metric,), {}).metrics[0]
+    drawn = contrasts(
+        Moments(*np.array([(n, n, 1, n, 1, 1) for n in (501, 2001)], dtype=float).T), 0, alpha=metric.alpha, tau=0.1
+    )
+    assert rail.interval is not None and rail.status == "passed"
+    # The unit makes the control look worse than it was: that is taken off again.
+    assert rail.interval[0] == pytest.approx(-drawn.high[1] - (1 / 501 - 1 / 2001))
+    assert rail.interval[1] == pytest.approx(-drawn.low[1])
+
+
 def delay(a: float, b: float, *, immature: bool = False) -> DelayEvidence:
     return DelayEvidence(immature=immature, impressions={"A": a, "B": b}, inflation={"A": 1.0, "B": 1.0})
 
@@ -176,7 +199,14 @@ def test_clicks_that_are_still_to_come_are_no_reason_to_go_on() -> None:
     lows = [cast(Any, one.metrics[0].interval)[0] for one in (whole, few.judged, many.judged)]
     assert lows[0] - lows[1] == pytest.approx(0.5 * 20 / 1980)
     assert lows[0] - lows[2] == pytest.approx(0.5 * 200 / 1800)
-    # All that is open is taken to be of this step, and open errors count against the candidate.
+    # Where less is better, what is still to come of the candidate counts against it.
+    flawed = World()
+    flawed.add(10, *GOOD, error=(40, 40))
+    for both, further in ((delay(2000, 1800), 0.02 * 200 / 1800), (delay(1800, 2000), 0.0)):
+        judged = [look(flawed, 5, at("running"), delays=of).judged for of in ({}, {"error": both})]
+        ends = [cast(Any, one).metrics[1].interval[0] for one in judged]
+        assert ends[0] - ends[1] == pytest.approx(further)
+    # All that is open is taken to be of this step.
     world.add(30, *GOOD)
     late = look(world, 10, at("running"), delays={"click": delay(3800, 3800)}).judged
     assert late is not None and cast(Any, late.metrics[0].interval)[0] == pytest.approx(lows[2])
@@ -228,6 +258,8 @@ def test_another_plan_begins_again_but_does_not_undo_a_rollback() -> None:
     other = canary(**{"{name: B}": "{name: B, ranker: affinity}"})
     begun = look(world, 50, at("running", 2), experiment=other)
     assert (begun.place.state, begun.place.step, begun.because) == ("no-traffic", 1, "changed")
+    world.add(10, *BAD)
+    assert look(world, 51, at("running", 2), experiment=other).place.state == "no-traffic"
     assert look(world, 50, at("paused", 2), experiment=other).place.state == "paused"
     assert look(world, 50, at("rolled-back", 2), experiment=other).place.state == "rolled-back"
     promoted = look(world, 50, at("promoted", 3), experiment=other).place
