@@ -84,7 +84,7 @@ COMPILE = UV_CUSTOM_COMPILE_COMMAND="make lock" $(UV) pip compile --quiet --univ
 
 lock: | $(filter .bootstrap/%,$(UV))
 	$(COMPILE) $(ARGS) --extra embedded --extra training --group dev --output-file requirements.lock
-	$(COMPILE) --group build --constraint requirements.lock --output-file infra/docker/requirements.lock
+	$(COMPILE) --extra training --group build --constraint requirements.lock --output-file infra/docker/requirements.lock
 
 # Data in data/ and the state folder of running servers are not ours to delete.
 clean:

@@ -14,10 +14,11 @@ import yaml
 from infra.kafka import jars
 from sluice.cli import COMMANDS, sluice
 from sluice.settings import Settings
+from training.prepare import PrepareOptions
 
 ROOT = Path(__file__).parents[2]
-OURS = {"topics-init", "process", "analyze", "replay"}
-ONCE = {"topics-init"}
+OURS = {"topics-init", "process", "analyze", "features", "route", "register", "replay"}
+ONCE = {"topics-init", "register"}
 """Ends by itself: whoever needs it waits for its end, not for its health."""
 
 
@@ -69,6 +70,20 @@ def test_ports_are_published_on_the_loopback_address_only(compose: Any) -> None:
     assert ports and all(port.startswith("127.0.0.1:") for port in ports), ports
 
 
+def test_what_the_router_could_lose_is_on_a_volume(compose: Any) -> None:
+    route = compose["services"]["route"]
+    assert f"route-data:{route['environment']['SLUICE_STATE']}" in route["volumes"]
+
+
+def test_a_replay_waits_for_the_models_it_serves(compose: Any) -> None:
+    services = compose["services"]
+    assert services["replay"]["depends_on"]["register"] == {"condition": "service_completed_successfully"}
+    share = services["replay"]["command"][services["replay"]["command"].index("--from-share") + 1]
+    assert float(share) == PrepareOptions().train_share
+    for name in ("register", "replay", "route"):
+        assert services[name]["environment"]["SLUICE_MLFLOW"] == "http://mlflow:5000", name
+
+
 def test_volumes_are_declared(compose: Any) -> None:
     used = [volume.split(":")[0] for service in compose["services"].values() for volume in service.get("volumes", [])]
     named = {volume for volume in used if not volume.startswith(("/", "."))}
@@ -77,8 +92,9 @@ def test_volumes_are_declared(compose: Any) -> None:
 
 def test_settings_are_ones_we_read(compose: Any) -> None:
     known = {f"SLUICE_{field.name.upper()}" for field in dataclasses.fields(Settings)}
+    for name in OURS:
+        assert set(compose["services"][name]["environment"]) <= known, name
     environment = compose["services"]["process"]["environment"]
-    assert set(environment) <= known
     numbers = {key: re.sub(r"\$\{\w+:-(.*)\}", r"\1", str(value)) for key, value in environment.items()}
     loaded, default = Settings.load(numbers), Settings()
     assert (loaded.window_ms, loaded.lateness_ms) == (default.window_ms, default.lateness_ms)
