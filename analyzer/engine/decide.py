@@ -88,7 +88,8 @@ def decide_many(cases: Sequence[Case]) -> list[DecisionMade]:
     """One decision a case, in order; the others of the batch change nothing about it.
 
     Traffic follows `experiment.bandit`: the starting allocation until every variant has enough, then the policy's
-    shares; it stays where it is while the evidence is `invalid`, and a variant whose guardrail is breached gets none.
+    shares; it stays where it is while the evidence is `invalid`, and a variant whose guardrail is breached gets none. A
+    canary moves it step by step instead, and its figures are those of the step.
     Raises ValueError when a cell's sums are impossible.
     """
     memories = [_memory(case) for case in cases]

@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from analyzer.engine import recompute
 from analyzer.service import Analyzer, build
 from sluice.adapters import catalogue
 from sluice.adapters.allocations import AllocationStore
@@ -38,9 +39,13 @@ def publish(settings: Settings, at_s: float, cells: tuple[StatsCell, ...], offse
     assert out.flush(20) == 0
 
 
-def decisions(settings: Settings) -> list[DecisionMade]:
+def records(settings: Settings) -> list[bytes]:
     with TopicReader(settings, DECISIONS, from_start=True) as reader:
-        return [msgspec.json.decode(message.value() or b"", type=DecisionMade) for message in reader.rest()]
+        return [message.value() or b"" for message in reader.rest()]
+
+
+def decisions(settings: Settings) -> list[DecisionMade]:
+    return [msgspec.json.decode(record, type=DecisionMade) for record in records(settings)]
 
 
 @contextmanager
@@ -110,6 +115,8 @@ def test_it_goes_on_through_a_restart_a_pause_and_quiet_hours(stack: Settings, w
         wait_until(lambda: store.get("e") == (last.allocation_version, last.allocation), 10, "the allocation in Redis")
     moves = [one.canary.move.because for one in decisions(stack) if one.canary is not None and one.canary.move]
     assert moves == ["begun", "evidence", "passed", "evidence", "pause", "start", "passed", "worse"]
+    for record in records(stack):
+        assert encode(recompute(msgspec.json.decode(record, type=DecisionMade))) == record
 
 
 def test_a_stop_rolls_back_and_is_the_last_decision(stack: Settings, wait_until: Wait) -> None:
