@@ -51,11 +51,16 @@ def candidate_name(experiment: Experiment) -> str:
 
 
 def plan_hash(experiment: Experiment) -> str:
-    """Of everything that the evidence of a step is about. A canary whose plan changes begins at its first step."""
+    """Of everything that the evidence is about. A canary whose plan changes begins at its first step.
+
+    Durations and limits are no part of it: they may be changed on the way.
+    """
     told = (
-        experiment.variants, experiment.control_name, experiment.unit, experiment.primary, experiment.measure,
-        experiment.guardrails, experiment.canary,
-    )  # fmt: skip
+        [(variant.name, variant.ranker) for variant in experiment.variants],
+        (experiment.control_name, experiment.unit, experiment.primary, experiment.measure),
+        [(one.outcome, one.margin, one.better) for one in experiment.guardrails],
+        [(step.share, step.margin) for step in _canary(experiment).steps],
+    )
     return hashlib.sha256(msgspec.json.encode(told)).hexdigest()[:16]
 
 

@@ -112,7 +112,7 @@ class CanaryPlace(Struct, frozen=True, kw_only=True):
     since_ms: int
     """Event time at which the step's traffic was first seen, moved on by every pause"""
     plan: str
-    """Hash of what the evidence is about: variants, metrics, steps. Another one begins at the first step"""
+    """Hash of what the evidence is about: variants, metrics, shares, margins. Another one begins at the first step"""
     revision: int = 0
     """Of the last change of the experiment that was obeyed"""
     halted_ms: int = -1

@@ -266,6 +266,17 @@ def test_another_plan_begins_again_but_does_not_undo_a_rollback() -> None:
     assert (promoted.state, promoted.step) == ("no-traffic", 1)
 
 
+def test_durations_and_limits_may_be_changed_on_the_way() -> None:
+    world = World()
+    world.add(10, *GOOD)
+    for changed, step in (
+        ({"longest_s: 100": "longest_s: 900"}, 2), ({"least_events: 5": "least_events: 6"}, 2),
+        ({"shortest_s: 10": "shortest_s: 11"}, 1),
+    ):  # fmt: skip
+        found = look(world, 10, at("running"), experiment=canary(**changed))
+        assert (found.place.step, found.because) == (step, "passed" if step == 2 else "")
+
+
 def test_users_who_come_again_after_a_new_start_make_no_impossible_sums() -> None:
     # 100 users before; afterwards the same ones again, so no new unit, and each of them twice as much.
     before = (cell("A", 10, 100, {"click": 50}), cell("B", 10, 100, {"click": 50}))
