@@ -16,7 +16,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
-from sluice.errors import ConfigError, TransportError
+from sluice.adapters.mlflow import DATABASES, knock, mlflow_errors
+from sluice.errors import ConfigError
 from sluice.features import VERSION
 from sluice.settings import Settings, masked_url
 
@@ -45,7 +46,6 @@ _ABOUT = {
     ),
 }
 _FILE = "sqlite:///"
-_DATABASES = ("postgresql", "mysql", "mssql")
 _FIRST_CALL = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "5"}
 
 
@@ -100,7 +100,8 @@ class Tracking:
         logging.getLogger("mlflow").setLevel(logging.ERROR)
         logging.getLogger("alembic").setLevel(logging.WARNING)
         with self.errors(), _environ(_FIRST_CALL):
-            _knock(self.uri)
+            _make_folder(self.uri)
+            knock(self.uri)
             mlflow.set_tracking_uri(self.uri)
             mlflow.set_registry_uri(self.uri)
             self.client = mlflow.MlflowClient(self.uri, self.uri)
@@ -145,19 +146,9 @@ class Tracking:
     @contextmanager
     def errors(self) -> Iterator[None]:
         """MLflow's errors inside become one line."""
-        from mlflow.exceptions import MlflowException
-        from requests.exceptions import RequestException
-        from sqlalchemy.exc import SQLAlchemyError
-
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                yield
-        except (MlflowException, RequestException, SQLAlchemyError) as error:
-            text = str(error)
-            away = "Max retries exceeded" in text or "Connection refused" in text
-            reason = "does not answer" if away else " ".join(text.split("\n[SQL")[0].split())[:300]
-            raise TransportError(f"MLflow at {self._shown}: {reason}") from error
+        with mlflow_errors(self.uri), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
 
 
 def find_training(settings: Settings, fingerprint: str, seed: int) -> TrainingRun | None:
@@ -223,28 +214,19 @@ def _artifacts(settings: Settings, experiment: str) -> str | None:
     MLflow itself would put them below the folder that the command happens to run in.
     """
     uri = settings.mlflow_uri
-    if not uri.startswith((_FILE, *_DATABASES)):
+    if not uri.startswith((_FILE, *DATABASES)):
         return None
     beside = Path(uri.removeprefix(_FILE)).parent if uri.startswith(_FILE) else settings.state
     return (beside.absolute() / "mlruns" / experiment).as_uri()
 
 
-def _knock(uri: str) -> None:
-    """Fail at once, in words, where MLflow would retry for minutes or not catch the error."""
+def _make_folder(uri: str) -> None:
     if uri.startswith(_FILE):
         folder = Path(uri.removeprefix(_FILE)).parent
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ConfigError(f"MLflow's database: {folder}: cannot be made: {error.strerror}") from error
-    if not uri.startswith(_DATABASES):
-        return
-    import sqlalchemy
-
-    try:
-        sqlalchemy.create_engine(uri).connect().close()
-    except ModuleNotFoundError as error:
-        raise ConfigError(f"SLUICE_MLFLOW: {error.name}, the driver of this database, is not installed") from error
 
 
 @contextmanager

@@ -9,7 +9,8 @@ import logging
 import os
 import re
 import tempfile
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,15 @@ from sluice.errors import ConfigError, ModelUnusable, TransportError
 from sluice.models import MODEL_FILE, TrainedModel, read_model
 from sluice.settings import Settings, masked_url
 
-__all__ = ["ARTIFACT", "ModelRef", "ModelVersion", "Registry", "parse_model_uri"]
+__all__ = ["ARTIFACT", "DATABASES", "ModelRef", "ModelVersion", "Registry", "knock", "mlflow_errors", "parse_model_uri"]
 
 ARTIFACT = "model"
 """Folder of our files among the artifacts of a logged MLflow model: `artifacts/model/sluice.json`."""
 _URI = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[A-Za-z0-9_.-]+)|/(?P<version>[1-9]\d{0,8}))\Z")
 
+DATABASES = ("postgresql", "mysql", "mssql")
+"""How the address of a database server begins"""
+_LONGEST = 300
 _MLFLOW_DEFAULTS = {
     # Its own 7 retries take four minutes to say that a server is away.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
@@ -65,6 +69,50 @@ def parse_model_uri(text: str) -> ModelRef:
     return ModelRef(found["name"], found["alias"] or "", found["version"] or "")
 
 
+@contextmanager
+def mlflow_errors(uri: str) -> Iterator[None]:
+    """Errors of MLflow, and of what it keeps its data in, become a TransportError of one line that tells no password.
+
+    uri: where MLflow is.
+    """
+    from mlflow.exceptions import MlflowException
+    from requests.exceptions import RequestException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        yield
+    except (MlflowException, RequestException, SQLAlchemyError) as error:
+        raise TransportError(f"MLflow at {masked_url(uri)}: {_reason(error, uri)}") from error
+
+
+def knock(uri: str) -> None:
+    """Fail at once, in words, where MLflow would retry a database for minutes or not catch the error.
+
+    Raises ConfigError, and what SQLAlchemy raises (see `mlflow_errors`).
+    """
+    if not uri.startswith(DATABASES):
+        return
+    import sqlalchemy
+
+    try:
+        sqlalchemy.create_engine(uri).connect().close()
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"SLUICE_MLFLOW: {error.name}, the driver of this database, is not installed") from error
+    except ValueError as error:
+        raise ConfigError(f"SLUICE_MLFLOW: {masked_url(uri)} is not the address of a database") from error
+
+
+def _reason(error: Exception, uri: str) -> str:
+    text = str(error)
+    if any(sign in text for sign in ("Max retries exceeded", "Connection refused", "Read timed out")):
+        return "does not answer"
+    text = text.split("\n[SQL")[0].replace(uri, masked_url(uri))
+    credentials = uri.partition("://")[2].rpartition("@")[0]
+    if credentials:  # addresses below the given one
+        text = text.replace(f"{credentials}@", f"{credentials.partition(':')[0]}:***@")
+    return " ".join(text.split())[:_LONGEST]
+
+
 class Registry:
     """Reads the model registry. Versions that were fetched stay in the state folder."""
 
@@ -84,15 +132,16 @@ class Registry:
         client = self._connected()
         from mlflow.exceptions import MlflowException
 
-        try:
-            if ref.alias:
-                found = client.get_model_version_by_alias(ref.name, ref.alias)
-            else:
-                found = client.get_model_version(ref.name, ref.version)
-        except MlflowException as error:
-            if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-                raise ModelUnusable(f"{ref}: MLflow at {masked_url(self._uri)} knows no such model") from error
-            raise TransportError(f"{ref}: MLflow at {masked_url(self._uri)}: {error.message}") from error
+        with mlflow_errors(self._uri):
+            try:
+                if ref.alias:
+                    found = client.get_model_version_by_alias(ref.name, ref.alias)
+                else:
+                    found = client.get_model_version(ref.name, ref.version)
+            except MlflowException as error:
+                if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                    raise ModelUnusable(f"{ref}: MLflow at {masked_url(self._uri)} knows no such model") from error
+                raise
         tags = tuple(sorted((str(key), str(value)) for key, value in (found.tags or {}).items()))
         return ModelVersion(found.name, str(found.version), found.run_id or "", tags)
 
@@ -112,21 +161,26 @@ class Registry:
         from mlflow.artifacts import download_artifacts
         from mlflow.exceptions import MlflowException
 
-        place.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=place.parent) as folder:
+        with self._new_folder(version, place.parent) as folder:
             try:
                 # Not `models:/…`: the process may have another registry set, and that one would be asked.
-                source = client.get_model_version_download_uri(version.name, version.version)
+                with mlflow_errors(self._uri):
+                    source = client.get_model_version_download_uri(version.name, version.version)
                 found = download_artifacts(artifact_uri=source, dst_path=folder, tracking_uri=self._uri)
             except (MlflowException, OSError) as error:
-                raise ModelUnusable(
-                    f"{version}: its files cannot be fetched: {' '.join(str(error).split())}"
-                ) from error
+                raise ModelUnusable(f"{version}: its files cannot be fetched: {_reason(error, self._uri)}") from error
             artifacts = Path(found) / "artifacts"
             if not (artifacts / ARTIFACT / MODEL_FILE).exists():
                 raise ModelUnusable(f"{version}: holds no {ARTIFACT}/{MODEL_FILE}: it was not registered by Sluice")
             with suppress(OSError):  # another process was quicker
                 artifacts.rename(place)
+
+    def _new_folder(self, version: ModelVersion, parent: Path) -> tempfile.TemporaryDirectory[str]:
+        try:
+            parent.mkdir(parents=True, exist_ok=True)
+            return tempfile.TemporaryDirectory(dir=parent)
+        except OSError as error:
+            raise ModelUnusable(f"{version}: its files cannot be kept in {parent}: {error.strerror}") from error
 
     def _nothing_there(self) -> bool:
         """Whether there is no database yet: whoever only reads makes none."""
@@ -144,5 +198,7 @@ class Registry:
             # After the import, which sets it. They warn of what models of ours do not use, and of every retry.
             for name in ("mlflow", "urllib3.connectionpool"):
                 logging.getLogger(name).setLevel(logging.ERROR)
-            self._client = MlflowClient(self._uri, self._uri)
+            with mlflow_errors(self._uri):
+                knock(self._uri)
+                self._client = MlflowClient(self._uri, self._uri)
         return self._client

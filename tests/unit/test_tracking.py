@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 from movielens_files import write_movielens
 
-from sluice.adapters.mlflow import Registry, parse_model_uri
+from sluice.adapters.mlflow import ModelVersion, Registry, parse_model_uri
 from sluice.cli import main
 from sluice.errors import ConfigError, ModelUnusable, TransportError
 from sluice.settings import Settings
@@ -242,8 +242,10 @@ def test_a_server_that_does_not_answer_is_found_before_any_work(
     [
         ("sqlite:///{folder}/text.db", TransportError, "file is not a database"),
         ("sqlite:////proc/none/mlflow.db", ConfigError, "cannot be made: No such file or directory"),
-        ("nonsense://x", TransportError, "nonsense"),
+        ("nonsense://u:secret@x", TransportError, r"nonsense://u:\*\*\*@x"),
+        ("http://u:secret@127.0.0.1:port", TransportError, r"Invalid url: http://u:\*\*\*@127.0.0.1:port/api"),
         ("postgresql+nodriver://u:secret@127.0.0.1:9/x", TransportError, "nodriver"),
+        ("postgresql://u:secret@127.0.0.1:port/x", ConfigError, "is not the address of a database"),
     ],
 )
 def test_a_store_that_cannot_be_used_is_one_line(tmp_path: Path, uri: str, error: type[Exception], text: str) -> None:
@@ -251,6 +253,34 @@ def test_a_store_that_cannot_be_used_is_one_line(tmp_path: Path, uri: str, error
     with pytest.raises(error, match=text) as raised:
         Tracking(Settings(state=tmp_path, mlflow=uri.format(folder=tmp_path)))
     assert "\n" not in str(raised.value)
+    assert "secret" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("uri", "error", "text"),
+    [
+        ("sqlite:///{folder}/text.db", TransportError, "file is not a database"),
+        ("nonsense://u:secret@x", TransportError, r"nonsense://u:\*\*\*@x"),
+        ("http://u:secret@127.0.0.1:port", TransportError, r"Invalid url: http://u:\*\*\*@127.0.0.1:port/api"),
+        ("postgresql://u:secret@127.0.0.1:port/x", ConfigError, "is not the address of a database"),
+    ],
+)
+def test_a_registry_that_cannot_be_asked_is_one_line(
+    tmp_path: Path, uri: str, error: type[Exception], text: str
+) -> None:
+    (tmp_path / "text.db").write_text("not a database, but long enough to be looked at " * 10)
+    registry = Registry(Settings(state=tmp_path, mlflow=uri.format(folder=tmp_path)))
+    with pytest.raises(error, match=text) as raised:
+        registry.resolve(parse_model_uri("models:/movielens_ctr_ab@PolicyA"))
+    assert "\n" not in str(raised.value)
+    assert "secret" not in str(raised.value)
+
+
+def test_a_model_that_cannot_be_kept_is_unusable(settings: Settings, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    registry = Registry(Settings(state=tmp_path / "file", mlflow=settings.mlflow_uri))
+    with pytest.raises(ModelUnusable, match=r"its files cannot be kept in .*: Not a directory"):
+        registry.load(ModelVersion("a", "1", "b"))
 
 
 def test_files_lie_beside_the_database_wherever_a_command_runs(
