@@ -1,10 +1,11 @@
 """How often a canary is wrong, and what it takes to be right: simulated streams of slates. Library: numpy.
 
-`pytest -m slow -s tests/unit/test_canary_rates.py` prints the table of docs/canary.md.
+`SLUICE_TEST_RUNS=200 pytest -m slow -s tests/unit/test_canary_rates.py` prints the table of docs/canary.md.
 """
 
 from __future__ import annotations
 
+import os
 from typing import NamedTuple
 
 import numpy as np
@@ -21,7 +22,7 @@ from tests.support.canary_worlds import share_at
 
 pytestmark = pytest.mark.slow
 
-RUNS = 200
+RUNS = int(os.environ.get("SLUICE_TEST_RUNS", "50"))
 SHOWN = 3
 """Impressions of a slate"""
 SLATES = 1000
