@@ -29,6 +29,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "analyze": ("analyzer.cli:analyze", "Turn counts into decisions."),
     "watch": ("sluice.console.watch:watch", "Subscribe to decisions or any other topic."),
     "counters": ("sluice.console.counters:counters", "Read the live counters."),
+    "shadow": ("sluice.console.shadow:shadow", "What models say that score in the shadow of those shown."),
     "ope": ("analyzer.ope_command:ope", "Value other policies from what was logged."),
     "verify": ("stream_processors.cli:verify", "Recount the log and compare every integer."),
     "explain": ("analyzer.explain:explain", "Recompute a decision from its recorded evidence."),

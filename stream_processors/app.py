@@ -14,6 +14,7 @@ import asyncio
 import logging
 import os
 import tempfile
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -24,6 +25,7 @@ from mode import Service
 
 from sluice.names import EXPERIMENTS
 from sluice.settings import Settings
+from stream_processors.shadow import run_shadow
 from stream_processors.worker import Batch, CountingWorker
 
 __all__ = ["app", "build"]
@@ -108,6 +110,20 @@ def build(settings: Settings, *, web_port: int | None = None, batch_size: int = 
             hands.shutdown(wait=False)
 
     application.service(Feed)
+
+    class Shadows(Service):
+        """Sums up what shadows said, in a thread of its own."""
+
+        async def on_start(self) -> None:
+            self.ending = threading.Event()
+            self.thread = threading.Thread(target=run_shadow, args=(settings, self.ending), name="shadow", daemon=True)
+            self.thread.start()
+
+        async def on_stop(self) -> None:
+            self.ending.set()
+            await asyncio.get_running_loop().run_in_executor(None, self.thread.join, 10)
+
+    application.service(Shadows)
 
     @application.agent(batches, name="count")
     async def count(stream: Any) -> None:

@@ -207,7 +207,7 @@ def score_bins(scores: Sequence[float]) -> tuple[int, ...]:
 
 def figures(key: ShadowKey, sums: ShadowSums) -> ShadowFigures:
     """What the sums say."""
-    groups = list(sums.groups.values())
+    groups = [sums.groups[group] for group in sorted(sums.groups)]  # equal sums give equal figures, to the last bit
     return ShadowFigures(
         **key._asdict(),
         requests=sums.requests,
@@ -250,8 +250,7 @@ def _kendall(served: Sequence[float], shadow: Sequence[float]) -> float | None:
         return None
     from scipy.stats import kendalltau
 
-    # The p-value is of no use here; the exact one would take longest.
-    found = float(kendalltau(served, shadow, method="asymptotic").statistic)
+    found = float(kendalltau(served, shadow).statistic)
     return None if math.isnan(found) else min(1.0, max(-1.0, found))
 
 
