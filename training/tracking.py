@@ -19,6 +19,7 @@ from typing import NamedTuple
 from sluice.adapters.mlflow import DATABASES, knock, mlflow_errors
 from sluice.errors import ConfigError
 from sluice.features import VERSION
+from sluice.models.files import FORMAT
 from sluice.settings import Settings, masked_url
 
 __all__ = [
@@ -65,7 +66,7 @@ class Subject(NamedTuple):
     def tags(self) -> dict[str, str]:
         return {
             "sluice.dataset": self.dataset, "sluice.fingerprint": self.fingerprint, "sluice.seed": str(self.seed),
-            "sluice.features_version": str(VERSION),
+            "sluice.features_version": str(VERSION), "sluice.model_format": str(FORMAT),
         }  # fmt: skip
 
 
@@ -152,7 +153,7 @@ class Tracking:
 
 
 def find_training(settings: Settings, fingerprint: str, seed: int) -> TrainingRun | None:
-    """The latest training of these data that came to its end, with features as they are defined now.
+    """The latest training of these data that came to its end, with features and models as they are defined now.
 
     Raises TransportError and ConfigError as `Tracking`.
     """

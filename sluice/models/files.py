@@ -1,12 +1,15 @@
 """A model as a folder of text files: `sluice.json`, `catalogue.json` and, for trees, `booster.txt`.
 
-Reading them runs no code of theirs, so a model may come from a registry that others write to. Library: msgspec.
+Reading them runs no code of theirs. LightGBM, though, crashes on a booster that is cut off or damaged, which would end
+the process that serves: `sluice.json` holds the digests of the other files, and what differs is not read. This finds
+accidents; whoever can forge a model and its digest can still stop the program that loads it. Library: msgspec.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, TypeVar
 
@@ -21,11 +24,12 @@ from sluice.features.catalogue import ItemFacts
 from sluice.models.linear import Floats, Linear
 from sluice.models.trees import Trees, lightgbm
 
-__all__ = ["BOOSTER_FILE", "CATALOGUE_FILE", "MODEL_FILE", "TrainedModel", "read_model", "write_model"]
+__all__ = ["BOOSTER_FILE", "CATALOGUE_FILE", "FORMAT", "MODEL_FILE", "TrainedModel", "read_model", "write_model"]
 
 MODEL_FILE, CATALOGUE_FILE, BOOSTER_FILE = "sluice.json", "catalogue.json", "booster.txt"
 MAX_FILE_BYTES = 256 * 1024 * 1024
-FORMAT = 1
+FORMAT = 2
+"""2: with digests of the files beside `sluice.json`"""
 T = TypeVar("T")
 
 
@@ -60,11 +64,13 @@ class _Model(Struct, frozen=True, kw_only=True):
     intercept: float
     trees: bool
     about: dict[str, str] = {}
+    sha256: dict[str, str] = {}
+    """Name of each other file → digest of it"""
 
 
 class _Catalogue(Struct, frozen=True):
     genres: tuple[str, ...]
-    items: dict[str, tuple[int, tuple[int, ...]]]
+    items: dict[str, tuple[Annotated[int, Meta(ge=0, le=9999)], tuple[Annotated[int, Meta(ge=0)], ...]]]
     """Item id → (year, indices of its genres)"""
 
 
@@ -72,29 +78,34 @@ def write_model(folder: Path, trained: TrainedModel) -> None:
     """Write `trained` to `folder`, which may exist."""
     model = trained.model
     start = model.start if isinstance(model, Trees) else model
+    items = {item: (facts.year, facts.genres) for item, facts in trained.catalogue.items.items()}
+    files = {CATALOGUE_FILE: msgspec.json.encode(_Catalogue(trained.catalogue.genres, items))}
+    if isinstance(model, Trees):
+        files[BOOSTER_FILE] = model.booster.model_to_string().encode()
     record = _Model(
         format=FORMAT, name=trained.name, features_version=VERSION, columns=trained.columns,
         mean=tuple(start.mean.tolist()), scale=tuple(start.scale.tolist()), weights=tuple(start.weights.tolist()),
         intercept=start.intercept, trees=isinstance(model, Trees), about=dict(trained.about),
+        sha256={name: sha256(data).hexdigest() for name, data in files.items()},
     )  # fmt: skip
-    items = {item: (facts.year, facts.genres) for item, facts in trained.catalogue.items.items()}
+    files[MODEL_FILE] = msgspec.json.format(msgspec.json.encode(record), indent=1) + b"\n"
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / MODEL_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(record), indent=1) + b"\n")
-    (folder / CATALOGUE_FILE).write_bytes(msgspec.json.encode(_Catalogue(trained.catalogue.genres, items)))
-    if isinstance(model, Trees):
-        (folder / BOOSTER_FILE).write_text(model.booster.model_to_string(), encoding="utf-8")
+    for name, data in files.items():
+        (folder / name).write_bytes(data)
 
 
 def read_model(folder: Path) -> TrainedModel:
     """What `write_model` wrote. Raises ModelUnusable when it cannot be served, in one line."""
-    record = _read(folder / MODEL_FILE, _Model)
-    known = _read(folder / CATALOGUE_FILE, _Catalogue)
-    catalogue = Catalogue(known.genres, {item: ItemFacts(genres, year) for item, (year, genres) in known.items.items()})
+    record = _decode(folder / MODEL_FILE, _bytes(folder / MODEL_FILE), _Model)
     if (record.format, record.features_version) != (FORMAT, VERSION):
         raise ModelUnusable(
             f"{record.name}: format {record.format} with features {record.features_version}; "
             f"this program serves format {FORMAT} with features {VERSION}: train it again"
         )
+    known = _decode(folder / CATALOGUE_FILE, _checked(folder / CATALOGUE_FILE, record), _Catalogue)
+    if any(place >= len(known.genres) for _, genres in known.items.values() for place in genres):
+        raise ModelUnusable(f"{record.name}: {CATALOGUE_FILE}: items have genres that it does not name")
+    catalogue = Catalogue(known.genres, {item: ItemFacts(genres, year) for item, (year, genres) in known.items.items()})
     if record.columns != names(catalogue.genres):
         raise ModelUnusable(f"{record.name}: its columns are not those of its catalogue")
     mean, scale, weights = (np.array(values) for values in (record.mean, record.scale, record.weights))
@@ -106,7 +117,7 @@ def read_model(folder: Path) -> TrainedModel:
 
 
 def _booster(folder: Path, record: _Model) -> object:
-    text = _bytes(folder / BOOSTER_FILE).decode("utf-8", errors="replace")
+    text = _checked(folder / BOOSTER_FILE, record).decode("utf-8", errors="replace")
     library = lightgbm()
     try:
         booster = library.Booster(model_str=text)
@@ -119,10 +130,17 @@ def _booster(folder: Path, record: _Model) -> object:
     return booster
 
 
-def _read(path: Path, kind: type[T]) -> T:
+def _checked(path: Path, record: _Model) -> bytes:
+    data = _bytes(path)
+    if sha256(data).hexdigest() != record.sha256.get(path.name):
+        raise ModelUnusable(f"{record.name}: {path.name}: not what was written with {MODEL_FILE}")
+    return data
+
+
+def _decode(path: Path, data: bytes, kind: type[T]) -> T:
     try:
-        return msgspec.json.decode(_bytes(path), type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        return msgspec.json.decode(data, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ModelUnusable(f"{path}: {error}") from error
 
 

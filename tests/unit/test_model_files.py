@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 
 import lightgbm
@@ -67,6 +68,17 @@ def changed(field: str, value: object) -> Callable[[Path], None]:
     return change
 
 
+def cut(file: Path) -> None:
+    data = file.read_bytes()
+    file.write_bytes(data[: len(data) // 2])
+
+
+def forged(folder: Path, catalogue: bytes) -> None:
+    digests = json.loads((folder / MODEL_FILE).read_text())["sha256"]
+    (folder / CATALOGUE_FILE).write_bytes(catalogue)
+    changed("sha256", digests | {CATALOGUE_FILE: sha256(catalogue).hexdigest()})(folder)
+
+
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
@@ -74,11 +86,21 @@ def changed(field: str, value: object) -> Callable[[Path], None]:
         (lambda folder: (folder / CATALOGUE_FILE).write_text("[]"), "catalogue.json"),
         (lambda folder: (folder / MODEL_FILE).write_bytes(b"\xff{"), "sluice.json"),
         (changed("features_version", 99), "train it again"),
+        (changed("format", 1), "format 1 .* serves format 2 .*: train it again"),
         (changed("columns", ["a"]), "not those of its catalogue"),
+        (lambda folder: (folder / MODEL_FILE).write_text('{"x":' + "[" * 100_000), "recursion"),
         (changed("weights", [1.0]), "means, scales > 0 and weights"),
         (changed("scale", [0.0] * COLUMNS), "means, scales > 0 and weights"),
         (lambda folder: (folder / BOOSTER_FILE).write_text("tree\nnonsense"), "booster.txt"),
         (lambda folder: (folder / BOOSTER_FILE).unlink(), "no such file"),
+        (changed("sha256", {}), "catalogue.json: not what was written with sluice.json"),
+        # LightGBM itself would read beyond what is cut off here, or divide by zero, and end the process.
+        (lambda folder: cut(folder / BOOSTER_FILE), "booster.txt: not what was written with sluice.json"),
+        (
+            lambda folder: forged(folder, b'{"genres":["Drama","War"],"items":{"1":[1989,[0,2]]}}'),
+            "genres that it does",
+        ),
+        (lambda folder: forged(folder, b'{"genres":["Drama","War"],"items":{"1":[1989,[-1]]}}'), "Expected `int` >= 0"),
     ],
 )
 def test_what_is_unfit_is_refused(spoil: Callable[[Path], None], words: str, tmp_path: Path) -> None:
