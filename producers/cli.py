@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -80,6 +81,8 @@ def replay(
     """
     logging.basicConfig(level=logging.WARNING, format="sluice replay: %(message)s")
     logging.getLogger("router.models").setLevel(logging.INFO)  # a model that is replaced is worth a line
+    if not math.isfinite(click_from):
+        raise ConfigError(f"--click-from: a rating, got {click_from:g}")
     options = ReplayOptions(
         data=data, columns=parse_columns(columns) if columns else None, speed=parse_speed(speed),
         start_ms=_moment("--start", start), from_share=from_share, stop_ms=_moment("--stop", end), limit=limit,

@@ -255,6 +255,7 @@ def test_a_replay_waits_for_the_counting(
         (("--speed", "fast"), "--speed: 'fast': allowed are"),
         (("--delay", "slow"), "--delay: 'slow': allowed are"),
         (("--delay", "exponential:-5s"), "--delay: 'exponential:-5s': allowed are"),
+        (("--click-from", "nan"), "--click-from: a rating, got nan"),
         (("--experiment", "/no/such.yaml"), "--experiment: /no/such.yaml: no such file or directory"),
         (("--outcomes", "buy"), "--outcomes: 'buy': allowed are click, rating"),
         (("--outcomes", ","), "--outcomes: ',': name at least one of click, rating"),
