@@ -60,7 +60,7 @@ def routes(service: Service) -> APIRouter:
             try:
                 records.append(_record(raw))
                 places.append(index)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 rejected.append(RejectedEvent(index=index, detail=str(error)))
         refused = await deliver(service, records)
         for place, record in enumerate(records):

@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 GIVE_UP_MS = 1500
 """A record that the broker has not taken by then goes to the spool"""
 RETRY_S = 0.25
+UNREADABLE_S = 5.0
 BURST_S = 0.01
 MAX_WAITING = 100_000
 """Records on their way to the spool"""
@@ -230,7 +231,12 @@ class Courier:
             if not self._direct:
                 self._renew()
             while not self._stop.is_set() and not self._direct:
-                found = self._spool.oldest()
+                try:
+                    found = self._spool.oldest()
+                except TransportError as error:
+                    log.error("%s; what came later waits for it", error)
+                    self._stop.wait(UNREADABLE_S)
+                    continue
                 if found is None:
                     with self._lock:
                         # Under the lock nothing can join the queue to the disk.

@@ -30,6 +30,7 @@ _HEADER = struct.Struct(">II")
 SEGMENT_BYTES = 1024 * 1024
 MAX_RECORD_BYTES = 16 * 1024 * 1024
 SUFFIX = ".spool"
+DIGITS = 12
 
 
 class Record(NamedTuple):
@@ -54,11 +55,12 @@ class Spool:
         self._segment_bytes = segment_bytes
         self._mutex = threading.RLock()
         self._owner = _own(folder)
-        found = sorted(folder.glob(f"*{SUFFIX}"))
+        found = sorted(folder.glob(f"{'[0-9]' * DIGITS}{SUFFIX}"))
         self._segments: deque[Path] = deque(found)
         self._sizes = {path: path.stat().st_size for path in found}
         self._number = int(found[-1].stem) if found else 0
         self._open: IO[bytes] | None = None
+        self._damaged: set[Path] = set()
 
     @property
     def bytes(self) -> int:
@@ -82,25 +84,45 @@ class Spool:
             try:
                 self._write(frames)
             except OSError as error:
-                self._rotate()  # a torn frame may end this segment: what follows goes to another
                 raise TransportError(f"spool {self._folder}: {(error.strerror or str(error)).lower()}") from error
 
     def oldest(self) -> tuple[Path, list[Record]] | None:
-        """The first segment and its records; `drop` it when they are delivered. None when the spool is empty."""
+        """The first segment and its records; `drop` it when they are delivered. None when the spool is empty.
+
+        Raises TransportError when the disk does not give it.
+        """
         with self._mutex:
             if not self._segments:
                 return None
             path = self._segments[0]
             if len(self._segments) == 1:
                 self._rotate()
-        return path, _read(path)
+        try:
+            records, whole = _read(path)
+        except FileNotFoundError:
+            log.error("spool: %s is gone, and the records in it", path)
+            return path, []
+        except OSError as error:
+            raise TransportError(f"spool {path}: {(error.strerror or str(error)).lower()}") from error
+        if not whole:
+            self._damaged.add(path)
+        return path, records
 
     def drop(self, path: Path) -> None:
-        """Delete a segment that `oldest` returned."""
+        """Delete a segment that `oldest` returned; one that is damaged is kept beside the others, for a person."""
         with self._mutex:
             self._segments.remove(path)
             self._sizes.pop(path, None)
-            path.unlink(missing_ok=True)
+            try:
+                if path in self._damaged:
+                    self._damaged.remove(path)
+                    # Never acknowledged when it is the torn end of an append that a crash interrupted.
+                    kept = path.rename(path.with_suffix(".damaged"))
+                    log.warning("spool: %s is damaged, kept as %s", path, kept.name)
+                else:
+                    path.unlink(missing_ok=True)
+            except OSError as error:  # it will be sent again by the next process
+                log.error("spool: %s: %s", path, (error.strerror or str(error)).lower())
 
     def close(self) -> None:
         """What is in the spool stays there for the next process."""
@@ -113,16 +135,30 @@ class Spool:
         if out is None or self._sizes[self._segments[-1]] >= self._segment_bytes:
             self._rotate()
             self._number += 1
-            path = self._folder / f"{self._number:012d}{SUFFIX}"
+            path = self._folder / f"{self._number:0{DIGITS}d}{SUFFIX}"
             out = self._open = path.open("xb", buffering=0)
             self._segments.append(path)
             self._sizes[path] = 0
             _sync_folder(self._folder)
-        self._sizes[self._segments[-1]] += len(frames)
+        path = self._segments[-1]
+        size = self._sizes[path]
         view = memoryview(frames)
-        while view:
-            view = view[out.write(view) :]
-        os.fsync(out.fileno())
+        try:
+            while view:
+                view = view[out.write(view) :]
+            os.fsync(out.fileno())
+        except OSError:
+            self._undo(out, size)
+            raise
+        self._sizes[path] = size + len(frames)
+
+    def _undo(self, out: IO[bytes], size: int) -> None:
+        """Take back what a full disk holds of an append: else each try would leave a torn segment and fill it more."""
+        try:
+            out.truncate(size)
+            out.seek(size)
+        except OSError:
+            self._rotate()  # a torn frame may end this segment: what follows goes to another
 
     def _rotate(self) -> None:
         if self._open is not None:
@@ -152,8 +188,8 @@ def _sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def _read(path: Path) -> list[Record]:
-    """The whole records of a segment. What follows a damaged one is kept beside it for a person to look at."""
+def _read(path: Path) -> tuple[list[Record], bool]:
+    """The whole records of a segment up to a damaged one, and whether there is none."""
     data = path.read_bytes()
     records: list[Record] = []
     place = 0
@@ -162,14 +198,9 @@ def _read(path: Path) -> list[Record]:
             length, checksum = _HEADER.unpack_from(data, place)
             payload = data[place + _HEADER.size : place + _HEADER.size + length]
             if length > MAX_RECORD_BYTES or len(payload) < length or zlib.crc32(payload) != checksum:
-                break
+                return records, False
             records.append(Record(*_decode(payload)))
         except (struct.error, msgspec.DecodeError):
-            break
+            return records, False
         place += _HEADER.size + length
-    if place < len(data):
-        kept = path.with_suffix(".damaged")
-        kept.write_bytes(data[place:])
-        # Never acknowledged when it is the torn end of an append that a crash interrupted.
-        log.warning("spool: %s: %d bytes from %d on are damaged, kept as %s", path, len(data) - place, place, kept.name)
-    return records
+    return records, True

@@ -150,13 +150,14 @@ def test_bad_events_are_named_and_reject_no_other(api: Running) -> None:
         7,
         {**good, "at_ms": -1},
         {**good, "value_milli": 1.5},
+        {**good, "at_ms": 1.0, "deep": json.loads("[" * 900 + "]" * 900)},
     ]
     answer = api.post("/events", {"events": [good, *bad, good]})
     assert answer.status_code == 202
     assert answer.json()["accepted"] == 2
-    assert [one["index"] for one in answer.json()["rejected"]] == [1, 2, 3, 4, 5]
+    assert [one["index"] for one in answer.json()["rejected"]] == [1, 2, 3, 4, 5, 6]
     told = problem(api.post("/events", {"events": bad}), 422)
-    assert [error["field"] for error in told["errors"]] == [f"events[{n}]" for n in range(5)]
+    assert [error["field"] for error in told["errors"]] == [f"events[{n}]" for n in range(6)]
 
 
 @pytest.mark.parametrize(

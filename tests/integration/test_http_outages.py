@@ -157,6 +157,20 @@ def test_neither_broker_nor_disk_is_a_503_and_nothing_is_acknowledged(
     assert set(clicks(servers.settings, taken)) >= set(range(taken))
 
 
+def test_a_spool_that_is_deleted_meanwhile_stops_nothing_that_comes_later(
+    servers: Servers, wait_until: Callable[..., Any]
+) -> None:
+    with serving(servers.settings) as api:
+        servers.freeze("broker")
+        assert api.post("/events", {"events": [click(0)]}).status_code == 202
+        for segment in (servers.settings.state / "spool").glob("*.spool"):
+            segment.unlink()
+        servers.thaw("broker")
+        wait_until(lambda: not api.service.courier.spooling, 30, "Kafka is used again")
+        assert api.post("/events", {"events": [click(1)]}).status_code == 202
+    assert 1 in clicks(servers.settings, 1)
+
+
 def test_requests_do_not_wait_for_a_frozen_redis(servers: Servers, api: Running) -> None:
     assign(api, "u")
     servers.freeze("redis")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import tempfile
 from pathlib import Path
 
@@ -21,6 +22,13 @@ def drain(spool: Spool) -> list[Record]:
         found += segment[1]
         spool.drop(segment[0])
     return found
+
+
+def drain_first(spool: Spool) -> list[Record]:
+    segment = spool.oldest()
+    assert segment is not None
+    spool.drop(segment[0])
+    return segment[1]
 
 
 @given(st.lists(st.lists(records, max_size=5), max_size=12), st.sets(st.integers(0, 11)))
@@ -58,7 +66,7 @@ def test_a_torn_end_loses_nothing_before_it(batch: list[Record], data: st.DataOb
         spool.close()
 
 
-def test_a_flipped_bit_is_noticed_and_what_follows_is_kept_aside(tmp_path: Path) -> None:
+def test_a_flipped_bit_is_noticed_and_the_segment_kept_aside(tmp_path: Path) -> None:
     spool = Spool(tmp_path)
     good, bad, after = (Record("clicks", "u", bytes([n]) * 40) for n in (1, 2, 3))
     for record in (good, bad, after):
@@ -71,7 +79,7 @@ def test_a_flipped_bit_is_noticed_and_what_follows_is_kept_aside(tmp_path: Path)
     spool = Spool(tmp_path)
     assert drain(spool) == [good]
     (kept,) = tmp_path.glob("*.damaged")
-    assert kept.read_bytes() == content[len(content) // 3 :]
+    assert kept.read_bytes() == content
     spool.close()
 
 
@@ -84,6 +92,43 @@ def test_a_full_spool_takes_all_of_an_append_or_nothing(tmp_path: Path) -> None:
     spool.append([small])
     assert drain(spool) == [small, small]
     spool.append([small])  # there is room again
+    spool.close()
+
+
+def test_a_full_disk_keeps_what_was_taken_and_nothing_of_what_was_not(tmp_path: Path) -> None:
+    small, large = Record("clicks", "u", b"x" * 50), Record("clicks", "u", b"y" * 5000)
+    spool = Spool(tmp_path)
+    spool.append([small])
+    size, (soft, hard) = spool.bytes, resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))  # as a full disk: writes a part, then refuses
+    try:
+        for _ in range(3):
+            with pytest.raises(TransportError):
+                spool.append([small, large])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert spool.bytes == size
+    assert [path.stat().st_size for path in tmp_path.glob("*.spool")] == [size]
+    spool.append([large])
+    assert drain(spool) == [small, large]
+    assert not list(tmp_path.glob("*.damaged"))
+    spool.close()
+
+
+def test_what_is_no_segment_or_cannot_be_read_stops_nobody(tmp_path: Path) -> None:
+    (tmp_path / "notes.spool").write_text("not ours")
+    spool = Spool(tmp_path, segment_bytes=1)
+    for number in range(3):
+        spool.append([Record("clicks", "u", bytes([number]))])
+    first, second, _ = sorted(tmp_path.glob("0*.spool"))
+    first.unlink()
+    second.unlink()
+    second.mkdir()
+    assert drain_first(spool) == []
+    with pytest.raises(TransportError, match="is a directory"):
+        spool.oldest()
+    second.rmdir()
+    assert drain(spool) == [Record("clicks", "u", b"\x02")]
     spool.close()
 
 
