@@ -6,15 +6,18 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import click
 import pytest
+from http_service import serving
 
+from sluice.adapters import catalogue
 from sluice.adapters.kafka import producer
 from sluice.cli import COMMANDS, sluice
 from sluice.domain.events import DecisionMade, encode
+from sluice.domain.experiment import Experiment, Variant
 from sluice.settings import Settings
 
 ROOT = Path(__file__).parents[2]
@@ -47,8 +50,22 @@ def decided(embedded: Settings) -> Settings:
     return embedded
 
 
+@pytest.fixture(scope="module")
+def router(decided: Settings) -> Iterator[str]:
+    """Address of a router that ranks by a rule."""
+    demo = Experiment(
+        name="demo", variants=(Variant(name="a", ranker="random"), Variant(name="b", ranker="popularity"))
+    )
+    catalogue.apply(decided, [demo])
+    with serving(decided) as running:
+        yield running.url
+
+
 @pytest.mark.parametrize("code", blocks("python"))
-def test_its_python_runs(code: str, decided: Settings, service_env: Callable[[Settings], dict[str, str]]) -> None:
+def test_its_python_runs(
+    code: str, decided: Settings, router: str, service_env: Callable[[Settings], dict[str, str]]
+) -> None:
+    code = code.replace("http://127.0.0.1:8000", router)
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, env=service_env(decided)
     )
