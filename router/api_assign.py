@@ -124,7 +124,7 @@ async def _rank(service: Service, body: RankBody) -> RankAnswer:
     )  # fmt: skip
     assignments = carried(answer)
     if body.record:
-        await deliver(service, _records(body.user_id, items, slate_id, at_ms, assignments, scored))
+        await deliver(service, _records(body.user_id, items, slate_id, at_ms, assignments, scored), [at_ms])
     return RankAnswer(
         experiment=experiment.name, variant=variant, model_version=scored.version, slate_id=slate_id, at_ms=at_ms,
         items=items, assignments=assignments, degraded=found.degraded, fallback=scored.failed, recorded=body.record,

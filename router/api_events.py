@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import msgspec
 from fastapi import APIRouter, Request, Response
@@ -54,15 +54,18 @@ def routes(service: Service) -> APIRouter:
         """
         body = await decoded(request, body_decoder)
         records: list[Record] = []
+        times: list[int] = []
         places: list[int] = []
         rejected: list[RejectedEvent] = []
         for index, raw in enumerate(body.events):
             try:
-                records.append(_record(raw))
+                record, at_ms = _record(raw)
+                records.append(record)
+                times.append(at_ms)
                 places.append(index)
             except (ValueError, RecursionError) as error:
                 rejected.append(RejectedEvent(index=index, detail=str(error)))
-        refused = await deliver(service, records)
+        refused = await deliver(service, records, times)
         for place, record in enumerate(records):
             if place not in refused:
                 service.metrics.count("sluice_events_total", record.topic, "accepted")
@@ -79,10 +82,10 @@ def routes(service: Service) -> APIRouter:
     return api
 
 
-async def deliver(service: Service, records: Sequence[Record]) -> dict[int, str]:
+async def deliver(service: Service, records: Sequence[Record], times: Iterable[int]) -> dict[int, str]:
     """Return once `records` are safe: index → reason of those that the broker will never take.
 
-    Raises TransportError when one of them could be put neither on the broker nor on the disk.
+    times: their event times. Raises TransportError when one of them could be put neither on the broker nor on the disk.
     """
     loop = asyncio.get_running_loop()
     future: asyncio.Future[list[Outcome]] = loop.create_future()
@@ -102,13 +105,14 @@ async def deliver(service: Service, records: Sequence[Record]) -> dict[int, str]
             raise TransportError(
                 f"neither Kafka nor the disk could take all of {len(records)} records; send them again"
             )
+    service.heartbeats.saw(times)
     return {index: outcome for index, outcome in enumerate(outcomes) if isinstance(outcome, str)}
 
 
-def _record(raw: msgspec.Raw) -> Record:
-    """Raises ValueError with the reason when it is no event."""
+def _record(raw: msgspec.Raw) -> tuple[Record, int]:
+    """The record of an event, and its time. Raises ValueError with the reason when it is no event."""
     if len(raw) > MAX_EVENT_BYTES:
         raise ValueError(f"{len(raw)} bytes exceed the limit of {MAX_EVENT_BYTES}")
     event = decoded_json(_decoder, raw)
     topic = IMPRESSIONS if isinstance(event, ImpressionShown) else CLICKS
-    return Record(topic, event.user_id, encode(event))
+    return Record(topic, event.user_id, encode(event)), event.at_ms

@@ -17,6 +17,7 @@ from router.batching import Batcher
 from router.courier import Courier
 from router.decisions import DecisionBoard
 from router.degrading import Breaker, GuardedClaims
+from router.heartbeats import Heartbeats
 from router.live import AllocationFollower, CatalogueFollower
 from router.metrics import Metrics
 from router.routing import AssignmentRequest, Routed, Router
@@ -66,6 +67,7 @@ class Service:
     router: Router
     metrics: Metrics
     courier: Courier
+    heartbeats: Heartbeats
     spool: Spool
     breaker: Breaker
     board: DecisionBoard
@@ -177,6 +179,8 @@ def _build(settings: Settings, spool_bytes: int, shadow_work: Work, closers: lis
     spool = Spool(settings.state / SPOOL_FOLDER, max_bytes=spool_bytes)
     courier = Courier(settings, spool)
     closers.append(courier.close)
+    heartbeats = Heartbeats(settings, lambda: courier.spooling)
+    closers.append(heartbeats.close)
     hot = connect(settings, timeout_s=HOT_TIMEOUT_S)
     closers.append(hot.close)
     store = AssignmentStore(hot, keys)
@@ -213,7 +217,7 @@ def _build(settings: Settings, spool_bytes: int, shadow_work: Work, closers: lis
     closers.append(board.close)
     assigning: Batcher[Ask, Assigned] = Batcher(assigner.work, name="router-assign")
     closers.append(assigning.close)
-    service = Service(settings, router, metrics, courier, spool, breaker, board, assigning, scoring,
+    service = Service(settings, router, metrics, courier, heartbeats, spool, breaker, board, assigning, scoring,
                       shadows, _closers=closers)  # fmt: skip
     scoring.wait()
     begun = time.monotonic()

@@ -15,6 +15,7 @@ import threading
 import zlib
 from collections import deque
 from collections.abc import Sequence
+from io import FileIO
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -59,7 +60,7 @@ class Spool:
         self._segments: deque[Path] = deque(found)
         self._sizes = {path: path.stat().st_size for path in found}
         self._number = int(found[-1].stem) if found else 0
-        self._open: IO[bytes] | None = None
+        self._open: FileIO | None = None
         self._damaged: set[Path] = set()
 
     @property
@@ -152,7 +153,7 @@ class Spool:
             raise
         self._sizes[path] = size + len(frames)
 
-    def _undo(self, out: IO[bytes], size: int) -> None:
+    def _undo(self, out: FileIO, size: int) -> None:
         """Take back what a full disk holds of an append: else each try would leave a torn segment and fill it more."""
         try:
             out.truncate(size)

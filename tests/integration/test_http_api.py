@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from http_service import Running, decision_of, serving
@@ -16,7 +17,7 @@ from sluice.adapters.kafka import producer
 from sluice.adapters.reader import TopicReader
 from sluice.adapters.redis import connect
 from sluice.domain.api import MAX_BODY_BYTES
-from sluice.domain.events import AssignmentMade, ImpressionShown, OutcomeObserved, decode
+from sluice.domain.events import AssignmentMade, Heartbeat, ImpressionShown, OutcomeObserved, decode
 from sluice.domain.experiment import Experiment, Variant
 from sluice.names import ASSIGNMENTS, CLICKS, DECISIONS, IMPRESSIONS, Keys
 from sluice.settings import Settings
@@ -56,7 +57,8 @@ def written(settings: Settings, topic: str, count: int, act: Callable[[], None],
         act()
         found: list[Any] = []
         for _ in range(300):
-            found += [decode(message.value(), kind) for message in reader.poll(0.05)]
+            told = [decode(message.value(), kind | Heartbeat) for message in reader.poll(0.05)]
+            found += [one for one in told if not isinstance(one, Heartbeat)]
             if len(found) >= count:
                 return found
     raise AssertionError(f"{len(found)} of {count} records on {topic}")
@@ -140,6 +142,26 @@ def test_events_are_on_the_broker_when_they_are_acknowledged(api: Running, setti
     # What is acknowledged is there: no waiting.
     with TopicReader(settings, CLICKS, from_start=True) as late:
         assert sum(late.ends.values()) >= sum(reader.ends.values()) + 20
+
+
+def test_silent_partitions_get_heartbeats_while_events_of_now_come_in(api: Running, settings: Settings) -> None:
+    def beats(topic: str, at_ms: int) -> None:
+        event = {"type": "outcome", "click_id": "h", "impression_id": "h", "user_id": "h", "at_ms": at_ms}
+        with TopicReader(settings, topic, from_start=False) as reader:
+            assert api.post("/events", {"events": [event]}).status_code == 202
+            told: dict[int, int] = {}
+            for _ in range(200):
+                for message in reader.poll(0.1):
+                    heard = decode(message.value(), cast(Any, Heartbeat | OutcomeObserved))
+                    if isinstance(heard, Heartbeat):
+                        told[message.partition() or 0] = heard.at_ms
+                if len(told) == settings.partitions:
+                    break
+        assert sorted(told) == list(range(settings.partitions))
+        assert all(at_ms - 10_000 < beat <= at_ms + 30_000 for beat in told.values())
+
+    for topic in (IMPRESSIONS, CLICKS):
+        beats(topic, time.time_ns() // 1_000_000)
 
 
 def test_bad_events_are_named_and_reject_no_other(api: Running) -> None:
