@@ -19,6 +19,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,13 @@ def _over_http(echo: str, service: str, seconds: float, rounds: int, say: Any) -
     assign = rate(f"{service}/assign", _assign_body, ASSIGN_RATE)
     say(f"{RANK_RATE} rankings a second …")
     rank = rate(f"{service}/rank", _rank_body, RANK_RATE)
+    # In turns, so that what else the machine does meets both alike.
+    shadowed = partial(_rank_body, experiment=b"shadowed")
+    added = []
+    for number in range(rounds):
+        say(f"shadow: round {number + 1} of {rounds} …")
+        off, on = (rate(f"{service}/rank", body, RANK_RATE) for body in (_rank_body, shadowed))
+        added.append((on.quantile(0.99) - off.quantile(0.99), on.quantile(0.5) - off.quantile(0.5)))
     return {
         "assign_p99_ms": round(assign.quantile(0.99), 2),
         "assign_p50_ms": round(assign.quantile(0.5), 2),
@@ -101,6 +109,8 @@ def _over_http(echo: str, service: str, seconds: float, rounds: int, say: Any) -
         "assign_rps_ratio_to_echo": round(statistics.median(ours / bare for bare, ours in pairs), 3),
         "rank_p99_ms": round(rank.quantile(0.99), 2),
         "rank_p50_ms": round(rank.quantile(0.5), 2),
+        "shadow_added_p99_ms": round(statistics.median(p99 for p99, _ in added), 2),
+        "shadow_added_p50_ms": round(statistics.median(p50 for _, p50 in added), 2),
     }
 
 
@@ -108,10 +118,10 @@ def _assign_body(number: int) -> bytes:
     return b'{"units":[{"user_id":"u%d"}],"experiments":["plain"]}' % (number * 7919 % USERS)
 
 
-def _rank_body(number: int) -> bytes:
+def _rank_body(number: int, experiment: bytes = b"ranked") -> bytes:
     first = number * 7919 % (ITEMS - SHOWN)
     items = b",".join(b'"m%d"' % item for item in range(first, first + SHOWN))
-    return b'{"user_id":"u%d","experiment":"ranked","items":[%b]}' % (number * 104_729 % USERS, items)
+    return b'{"user_id":"u%d","experiment":"%b","items":[%b]}' % (number * 104_729 % USERS, experiment, items)
 
 
 def _batches(settings: Settings) -> dict[str, Any]:
@@ -177,10 +187,16 @@ def _decisions(settings: Settings) -> dict[str, Any]:
 
 def _experiments() -> tuple[Any, ...]:
     from sluice.domain.experiment import Experiment, Variant
+    from sluice.domain.experiment_parts import Shadow
 
     return (
         Experiment(name="plain", variants=(Variant(name="a", ranker="random"), Variant(name="b", ranker="popularity"))),
         Experiment(name="ranked", variants=(Variant(name="trees", ranker=MODEL), Variant(name="same", ranker=MODEL))),
+        Experiment(
+            name="shadowed",
+            variants=(Variant(name="trees", ranker=MODEL), Variant(name="same", ranker=MODEL)),
+            shadow=(Shadow(name="next", ranker=MODEL),),
+        ),
     )
 
 
@@ -229,6 +245,7 @@ def _show(figures: dict[str, Any]) -> None:
         (f"/assign at {ASSIGN_RATE}/s, p99", f"{figures['assign_p99_ms']} ms", f"echo {figures['echo_p99_ms']} ms"),
         ("/assign at most", f"{figures['assign_rps']:,}/s", f"{figures['assign_rps_ratio_to_echo']} × echo"),
         (f"/rank of {SHOWN} items at {RANK_RATE}/s, p99", f"{figures['rank_p99_ms']} ms", "boosted trees"),
+        ("a shadow adds to that p99", f"{figures['shadow_added_p99_ms']} ms", "in turns"),
         ("Router.assign, 10,000 a batch", f"{figures['batch_units_per_second']:,} units/s", ""),
         ("decision → allocation in use, p99", f"{figures['allocation_p99_ms']} ms", ""),
     ]

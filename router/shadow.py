@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
+import select
 import time
 from collections.abc import Callable, Iterable
 from multiprocessing.connection import Connection
@@ -34,6 +35,8 @@ log = logging.getLogger(__name__)
 
 LIMIT_S = 1.0
 """For one request; also how long it may wait in the queue: features of another moment compare nothing"""
+LINGER_S = 0.01
+"""Until a request is answered that came alone: its answer and this thread would wait for one another"""
 START_LIMIT_S = 60.0
 WAITING = 256
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 60.0
@@ -143,6 +146,8 @@ class _Shadow:
             return f"{self._uri} did not start"
         self._version = ready.version
         while (waiting := self.waiting.get()) is not None and not self._closing.is_set():
+            if self.waiting.empty():
+                self._closing.wait(LINGER_S)
             if time.monotonic() > waiting.until_s:
                 self._drop()
                 continue
@@ -182,6 +187,8 @@ class _Process:
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(target=work, args=(theirs, settings, uri), name="sluice-shadow", daemon=True)
         self._process.start()
+        self._poll = select.poll()  # the pipe's own makes a new one each time
+        self._poll.register(self._pipe.fileno(), select.POLLIN)
         theirs.close()  # so that its end of the pipe closes with it
 
     def ask(self, question: Question, closing: Event) -> Reply | Failure:
@@ -195,7 +202,7 @@ class _Process:
     def reply(self, limit_s: float, closing: Event) -> Reply | Failure:
         until_s = time.monotonic() + limit_s
         try:
-            while not self._pipe.poll(min(0.2, max(0.0, until_s - time.monotonic()))):
+            while not self._poll.poll(1000 * min(0.2, max(0.0, until_s - time.monotonic()))):
                 if time.monotonic() >= until_s or closing.is_set():
                     return "timeout"
             return msgspec.msgpack.decode(self._pipe.recv_bytes(), type=Reply)

@@ -1,7 +1,7 @@
 """Shadow comparisons: what one says, sums of many that add, and the figures read from the sums. Pure.
 
 A shadow scores the items that a variant was asked to rank, and nobody is shown what it says. Whole numbers only: equal
-records give equal sums in any order. Libraries: msgspec, scipy (imported when a figure needs it).
+records give equal sums in any order. Libraries: msgspec, numpy, scipy (imported when a figure needs it).
 """
 
 from __future__ import annotations
@@ -246,12 +246,15 @@ def _best(scores: Sequence[float], k: int) -> set[int]:
 
 
 def _kendall(served: Sequence[float], shadow: Sequence[float]) -> float | None:
-    if len(set(served)) < 2 or len(set(shadow)) < 2:
-        return None
-    from scipy.stats import kendalltau
+    """By all pairs: quicker than scipy's up to hundreds of items. Source: Kendall 1945."""
+    import numpy as np
 
-    found = float(kendalltau(served, shadow).statistic)
-    return None if math.isnan(found) else min(1.0, max(-1.0, found))
+    signs = [np.sign(np.subtract.outer(scores, scores)) for scores in (np.asarray(served), np.asarray(shadow))]
+    untied = [float(np.count_nonzero(sign)) for sign in signs]
+    if not all(untied):
+        return None
+    tau = float((signs[0] * signs[1]).sum()) / math.sqrt(untied[0] * untied[1])
+    return min(1.0, max(-1.0, tau))
 
 
 def _mean(groups: Iterable[tuple[int, int]]) -> Mean:

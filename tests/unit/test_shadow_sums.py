@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.spatial.distance import jensenshannon
+from scipy.stats import kendalltau
 
 from sluice.console.shadow import words
 from sluice.domain.shadow import (
@@ -50,13 +51,20 @@ def summed(records: list[ShadowCompared]) -> ShadowSums:
 def test_the_same_scores_agree_and_reversed_ones_do_not() -> None:
     ascending = [n / 10 for n in range(6)]
     same, opposite = compare(ascending, ascending, 2), compare(ascending, ascending[::-1], 2)
-    assert (same.common, same.kendall) == (2, pytest.approx(1))
-    assert (opposite.common, opposite.kendall) == (0, pytest.approx(-1))
+    assert (same.common, same.kendall) == (2, 1.0)
+    assert (opposite.common, opposite.kendall) == (0, -1.0)
 
 
 @pytest.mark.parametrize(("top", "k"), [(1, 1), (5, 5), (6, 3), (99, 3), (0, 3)])
 def test_where_all_were_answered_half_are_compared(top: int, k: int) -> None:
     assert compare([0.1] * 6, [0.2] * 6, top).top == k
+
+
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 9)), min_size=2, max_size=30))
+def test_the_rank_correlation_is_scipys(pairs: list[tuple[int, int]]) -> None:
+    served, shadow = [a / 10 for a, _ in pairs], [b / 10 for _, b in pairs]
+    wanted = float(kendalltau(served, shadow).statistic)
+    assert compare(served, shadow, 1).kendall == (None if math.isnan(wanted) else pytest.approx(wanted))
 
 
 def test_one_item_or_equal_scores_have_no_rank_correlation() -> None:
