@@ -49,11 +49,20 @@ $(STAMP): requirements.lock pyproject.toml | $(filter .bootstrap/%,$(UV))
 demo: $(STAMP)
 	@$(BIN)/sluice demo $(ARGS)
 
+# Unit tests on two cores; what starts servers one after the other, or they would wait for each other.
+PYTEST = $(BIN)/python -m pytest
+SPREAD = -n 2 --dist loadfile
+
 test: $(STAMP)
-	$(BIN)/python -m pytest $(ARGS)
+ifneq ($(ARGS),)
+	$(PYTEST) $(ARGS)
+else
+	$(PYTEST) $(SPREAD) tests/unit
+	$(PYTEST) --ignore=tests/unit
+endif
 
 test-fast: $(STAMP)
-	$(BIN)/python -m pytest -m "not kafka and not slow" $(ARGS)
+	$(PYTEST) $(SPREAD) -m "not kafka and not slow" $(ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -19,6 +19,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 from confluent_kafka.admin import AdminClient
 
@@ -30,6 +31,10 @@ from sluice.names import TOPICS
 from sluice.settings import Settings
 
 KEPT = "SLUICE_DATA"
+
+# Tests assert what is right, not how long it takes on whatever machine they run on.
+hypothesis.settings.register_profile("sluice", deadline=None)
+hypothesis.settings.load_profile("sluice")
 
 
 @pytest.fixture(scope="session", autouse=True)
