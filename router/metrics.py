@@ -57,7 +57,7 @@ METRICS: dict[str, Described] = {
         "histogram", "probability", ("experiment", "variant"), "Scores that models gave to the items answered", _SCORES
     ),
     "sluice_ranking_fallbacks_total": Described(
-        "counter", "rankings", ("experiment", "variant"), "Rankings in the order of the request: the model failed"
+        "counter", "rankings", ("experiment", "variant"), "Rankings by the variant's fallback: its ranker failed"
     ),
     "sluice_shadow_requests_total": Described(
         "counter", "requests", ("experiment", "shadow", "outcome"),

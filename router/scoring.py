@@ -1,7 +1,7 @@
 """What ranks in the service: registered models on online features, and the rules that need no memory of their own.
 
-Rankings that wait for the same model are scored together. Whatever goes wrong with a model or its features, the order
-of the request stands and the answer says so.
+Rankings that wait for the same model are scored together. Whatever goes wrong with a model or its features, the
+variant's fallback ranks, in the end the order of the request, and the answer says so.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Scored(NamedTuple):
     scores: Sequence[float]
     version: str
     failed: bool = False
-    """True when the scores are only the order of the request"""
+    """True when the scores are those of the variant's fallback, or only the order of the request"""
 
 
 class _Task(NamedTuple):
@@ -70,6 +70,7 @@ class Scoring:
         self._breaker = breaker
         self._metrics = metrics
         self._rankers: dict[tuple[str, str], str] = {}
+        self._fallbacks: dict[tuple[str, str], str] = {}
         self._random: dict[str, Random] = {}
         self._followers: list[ModelFollower] = []
         self._asked: set[str] = set()
@@ -85,6 +86,7 @@ class Scoring:
         """Rank for these from now on; models that are new are loaded in the background."""
         served = tuple(experiments)
         self._rankers = {(e.name, v.name): v.ranker or v.name for e in served for v in e.variants}
+        self._fallbacks = {(e.name, v.name): v.fallback for e in served for v in e.variants}
         self._random = {e.name: Random(e.seed) for e in served}
         for uri in sorted({uri for experiment in served for uri in _models_of(experiment)} - self._asked):
             self._asked.add(uri)
@@ -112,22 +114,34 @@ class Scoring:
         return {uri: str(one.version.version) for uri, one in served}
 
     async def score(self, job: Job) -> Scored:
-        """The scores of the job's variant. Never fails: what does is counted, and the order of the request stands."""
-        ranker = self._rankers.get((job.experiment, job.variant), "")
+        """The scores of the job's variant. Never fails: what does is counted, and the variant's fallback ranks."""
+        try:
+            return await self._by(self._rankers.get((job.experiment, job.variant), ""), job)
+        except Exception as error:  # noqa: BLE001 - whatever a model does, the request is answered
+            if not isinstance(error, SluiceError | TimeoutError):
+                log.error("variant %s of %s: %s: %s", job.variant, job.experiment, type(error).__name__, error)
+            self._metrics.count("sluice_ranking_fallbacks_total", job.experiment, job.variant)
+            return await self._fall_back(job, stuck=isinstance(error, TimeoutError))
+
+    async def _by(self, ranker: str, job: Job) -> Scored:
         rule = self._random.get(job.experiment)
         if ranker == "random" and rule is not None:
             return Scored(rule.rank(job.user_id, job.items, Context(job.slate_id, job.at_ms)), "")
         served = self._served(ranker)
-        try:
-            if served is None and ranker != "popularity":
-                raise ModelUnusable(f"ranker {ranker}: not served over HTTP")
-            return await asyncio.wait_for(self._batches.ask(_Task(job, served)), MODEL_TIMEOUT_S)
-        except Exception as error:  # noqa: BLE001 - whatever a model does, the request is answered
-            if not isinstance(error, SluiceError):
-                log.error("variant %s of %s: %s: %s", job.variant, job.experiment, type(error).__name__, error)
-            self._metrics.count("sluice_ranking_fallbacks_total", job.experiment, job.variant)
-            count = len(job.items)
-            return Scored([(count - place) / count for place in range(count)], "", failed=True)
+        if served is None and ranker != "popularity":
+            raise ModelUnusable(f"ranker {ranker}: not served over HTTP")
+        return await asyncio.wait_for(self._batches.ask(_Task(job, served)), MODEL_TIMEOUT_S)
+
+    async def _fall_back(self, job: Job, *, stuck: bool) -> Scored:
+        """`stuck`: the thread that scores has not answered, and would not for another ranker either."""
+        ranker = self._fallbacks.get((job.experiment, job.variant), "")
+        if ranker == "random" or (ranker and not stuck):
+            try:
+                return (await self._by(ranker, job))._replace(failed=True)
+            except Exception as error:  # noqa: BLE001 - there is still the order of the request
+                log.warning("variant %s of %s: fallback %s: %s", job.variant, job.experiment, ranker, error)
+        count = len(job.items)
+        return Scored([(count - place) / count for place in range(count)], "", failed=True)
 
     def _served(self, ranker: str) -> Served | None:
         return next((f.in_force[ranker] for f in self._followers if ranker in f.in_force), None)

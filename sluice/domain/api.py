@@ -120,9 +120,7 @@ class RankBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`POST /rank`: put candidate items in the order of the unit's variant."""
 
     user_id: Id
-    items: Annotated[
-        tuple[Id, ...], Meta(min_length=1, max_length=MAX_ITEMS, extra_json_schema={"uniqueItems": True})
-    ]
+    items: Annotated[tuple[Id, ...], Meta(min_length=1, max_length=MAX_ITEMS, extra_json_schema={"uniqueItems": True})]
     """Candidates, each once; equal scores keep this order"""
     experiment: Name | None = None
     """Whose variant ranks; may be left out while there is one experiment only"""

@@ -149,6 +149,9 @@ def configuration(experiment: Experiment) -> dict[str, Any]:
     for name, default in _LATER.items():
         if getattr(experiment, name) == default:
             del told[name]
+    for variant in told["variants"]:
+        if not variant["fallback"]:
+            del variant["fallback"]
     return told
 
 

@@ -18,6 +18,8 @@ class Variant(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     name: str
     ranker: str = ""
     """Defaults to `name`."""
+    fallback: Literal["", "random", "popularity"] = ""
+    """What the HTTP service ranks with while `ranker` fails; by default the order of the request."""
     share: Annotated[int, Meta(ge=0, le=100)] | None = None
 
 

@@ -131,6 +131,25 @@ def test_a_ranker_that_cannot_rank_leaves_the_order_and_is_an_error_of_the_varia
     assert api.metric("sluice_ranking_fallbacks_total", experiment="other", variant="y") == before + 1
 
 
+@pytest.mark.parametrize("rule", ["random", "popularity"])
+def test_the_fallback_of_a_variant_ranks_when_its_ranker_cannot(api: Running, settings: Settings, rule: str) -> None:
+    name = f"fallen-{rule}"
+    variants = (Variant(name="a", ranker="affinity", fallback=rule), Variant(name="b", ranker=rule))
+    catalogue.apply(settings, [Experiment(name=name, salt="fallen", seed=7, variants=variants)])
+    deadline = time.monotonic() + 10
+    while api.get(f"/experiments/{name}").status_code != 200:
+        assert time.monotonic() < deadline, "the router does not follow"
+    told: dict[str, dict[str, Any]] = {}
+    for n in range(99):
+        body = {"user_id": f"g{n}", "experiment": name, "items": list("12345678"), "slate_id": "same"}
+        answer = api.post("/rank", body).json()
+        told.setdefault(answer["variant"], answer)
+    assert (told["a"]["fallback"], told["b"]["fallback"]) == (True, False)
+    order = {variant: [item["item_id"] for item in one["items"]] for variant, one in told.items()}
+    assert order["a"] == order["b"]
+    assert rule == "popularity" or order["a"] != list("12345678")
+
+
 def test_events_are_on_the_broker_when_they_are_acknowledged(api: Running, settings: Settings) -> None:
     events = [
         {"type": "outcome", "click_id": f"c{n}", "impression_id": f"i{n}", "user_id": f"u{n}", "at_ms": n}
