@@ -15,6 +15,9 @@ from sluice.settings import Settings
 
 __all__ = ["shadow", "words"]
 
+TOLD_APART = 0.11
+"""Two latencies, each right within 5 %, may differ by so much and be the same"""
+
 
 @click.group()
 def shadow() -> None:
@@ -66,11 +69,15 @@ def words(found: ShadowFigures) -> list[str]:
         lines.append(f"  scores      {found.score_distance:.3f} Jensen–Shannon distance: 0 alike, 1 nothing in common")
     for name, shadow_ms in found.shadow_ms.items():
         served_ms = found.served_ms[name]
-        lines.append(
-            f"  {name:<10}  {shadow_ms:.1f} ms, {abs(shadow_ms - served_ms):.1f} ms "
-            f"{'slower' if shadow_ms > served_ms else 'faster'} than what is shown ({served_ms:.1f} ms)"
-        )
+        lines.append(f"  {name:<10}  {shadow_ms:.1f} ms, {_beside(shadow_ms, served_ms)} ({served_ms:.1f} ms)")
     return lines
+
+
+def _beside(shadow_ms: float, served_ms: float) -> str:
+    difference = shadow_ms - served_ms
+    if abs(difference) <= TOLD_APART * served_ms:
+        return "as fast as what is shown"
+    return f"{abs(difference):.1f} ms {'slower' if difference > 0 else 'faster'} than what is shown"
 
 
 def _version(version: str) -> str:
