@@ -208,6 +208,8 @@ def _build(settings: Settings, spool_bytes: int, shadow_work: Work, closers: lis
     define = following(router, None, allocations.follow)
 
     def followed(name: str, experiment: Experiment | None) -> None:
+        if experiment is not None:  # first, so that no unit is assigned that cannot be ranked for yet
+            scoring.follow([*(one for one in router.experiments if one.name != name), experiment])
         define(name, experiment)
         scoring.follow(router.experiments)
         shadows.follow(router.experiments)
