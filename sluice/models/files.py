@@ -2,7 +2,7 @@
 
 Reading them runs no code of theirs. LightGBM, though, crashes on a booster that is cut off or damaged, which would end
 the process that serves: `sluice.json` holds the digests of the other files, and what differs is not read. This finds
-accidents; whoever can forge a model and its digest can still stop the program that loads it. Library: msgspec.
+accidents; a booster that was forged with its digest is found by `sluice.models.trial`. Library: msgspec.
 """
 
 from __future__ import annotations
@@ -24,7 +24,10 @@ from sluice.features.catalogue import ItemFacts
 from sluice.models.linear import Floats, Linear
 from sluice.models.trees import Trees, lightgbm
 
-__all__ = ["BOOSTER_FILE", "CATALOGUE_FILE", "FORMAT", "MODEL_FILE", "TrainedModel", "read_model", "write_model"]
+__all__ = [
+    "BOOSTER_FILE", "CATALOGUE_FILE", "FORMAT", "MAX_FILE_BYTES", "MODEL_FILE", "TrainedModel", "check_model",
+    "read_model", "write_model",
+]  # fmt: skip
 
 MODEL_FILE, CATALOGUE_FILE, BOOSTER_FILE = "sluice.json", "catalogue.json", "booster.txt"
 MAX_FILE_BYTES = 256 * 1024 * 1024
@@ -96,12 +99,7 @@ def write_model(folder: Path, trained: TrainedModel) -> None:
 
 def read_model(folder: Path) -> TrainedModel:
     """What `write_model` wrote. Raises ModelUnusable when it cannot be served, in one line."""
-    record = _decode(folder / MODEL_FILE, _bytes(folder / MODEL_FILE), _Model)
-    if (record.format, record.features_version) != (FORMAT, VERSION):
-        raise ModelUnusable(
-            f"{record.name}: format {record.format} with features {record.features_version}; "
-            f"this program serves format {FORMAT} with features {VERSION}: train it again"
-        )
+    record = _record(folder)
     known = _decode(folder / CATALOGUE_FILE, _checked(folder / CATALOGUE_FILE, record), _Catalogue)
     if any(place >= len(known.genres) for _, genres in known.items.values() for place in genres):
         raise ModelUnusable(f"{record.name}: {CATALOGUE_FILE}: items have genres that it does not name")
@@ -114,6 +112,23 @@ def read_model(folder: Path) -> TrainedModel:
     start = Linear(mean, scale, weights, record.intercept)
     model = Trees(start, _booster(folder, record)) if record.trees else start
     return TrainedModel(record.name, model, catalogue, record.about)
+
+
+def check_model(folder: Path) -> None:
+    """Raises ModelUnusable unless `folder` holds what `write_model` wrote, in the format that this program serves."""
+    record = _record(folder)
+    for name in (CATALOGUE_FILE, BOOSTER_FILE) if record.trees else (CATALOGUE_FILE,):
+        _checked(folder / name, record)
+
+
+def _record(folder: Path) -> _Model:
+    record = _decode(folder / MODEL_FILE, _bytes(folder / MODEL_FILE), _Model)
+    if (record.format, record.features_version) != (FORMAT, VERSION):
+        raise ModelUnusable(
+            f"{record.name}: format {record.format} with features {record.features_version}; "
+            f"this program serves format {FORMAT} with features {VERSION}: train it again"
+        )
+    return record
 
 
 def _booster(folder: Path, record: _Model) -> object:
