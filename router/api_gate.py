@@ -37,7 +37,7 @@ class Gate:
         self._app = app
         self._metrics = metrics
         self._direct = direct
-        self._expected = f"Bearer {token}".encode() if token else b""
+        self._expected = token.encode()
         self._max_bytes = max_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -87,7 +87,9 @@ class Gate:
                 length = value
             elif name == b"transfer-encoding":
                 chunked = True
-        if self._expected and scope["path"] not in OPEN_PATHS and not hmac.compare_digest(token, self._expected):
+        scheme, _, given = token.partition(b" ")
+        known = scheme.lower() == b"bearer" and hmac.compare_digest(given, self._expected)
+        if self._expected and scope["path"] not in OPEN_PATHS and not known:
             raise ApiProblem(
                 401, "send `Authorization: Bearer …` with the token of the service", kind="token",
                 headers={"WWW-Authenticate": "Bearer"},

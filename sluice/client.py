@@ -240,7 +240,7 @@ def _assign(units: str | UnitBody | Iterable[str | UnitBody], experiments: Seque
         units=tuple(UnitBody(user_id=unit) if isinstance(unit, str) else unit for unit in several),
         experiments=None if experiments is None else tuple(experiments),
     )
-    return _Request("POST", "/assign", AssignAnswer, msgspec.json.encode(body))
+    return _Request("POST", "/assign", AssignAnswer, _encoded(body))
 
 
 def _rank(
@@ -257,11 +257,11 @@ def _rank(
         user_id=user_id, items=tuple(items), experiment=experiment, top=top, slate_id=slate_id, session_id=session_id,
         attributes=dict(attributes or {}), record=record,
     )  # fmt: skip
-    return _Request("POST", "/rank", RankAnswer, msgspec.json.encode(body))
+    return _Request("POST", "/rank", RankAnswer, _encoded(body))
 
 
 def _events(events: Iterable[Event]) -> _Request:
-    return _Request("POST", "/events", EventsAnswer, msgspec.json.encode({"events": list(events)}))
+    return _Request("POST", "/events", EventsAnswer, _encoded({"events": list(events)}))
 
 
 def _click(click_id: str, impression_id: str, user_id: str, at_ms: int | None) -> OutcomeObserved:
@@ -274,14 +274,27 @@ def _counters(experiment: str) -> _Request:
 
 
 def _checked(url: str) -> str:
-    if not url.startswith(("http://", "https://")):
+    try:
+        known = httpx.URL(url).scheme in ("http", "https")
+    except httpx.InvalidURL:
+        known = False
+    if not known:
         raise ConfigError(f"url: {url!r}: allowed is http://host:port or https://…")
     return url
 
 
-def _headers(token: str | None) -> dict[str, str]:
+def _headers(token: str | None) -> dict[bytes, bytes]:
     token = Settings.load().token if token is None else token
-    return {"Authorization": f"Bearer {token}"} if token else {}
+    if not token.isprintable():
+        raise ConfigError("token: it holds characters that no header can carry")
+    return {b"Authorization": f"Bearer {token}".encode()} if token else {}
+
+
+def _encoded(body: object) -> bytes:
+    try:
+        return msgspec.json.encode(body)
+    except UnicodeEncodeError as error:
+        raise ConfigError(f"{error.object!r} is no text: {error.reason}") from None
 
 
 def _away(url: httpx.URL, error: httpx.HTTPError) -> TransportError:
@@ -294,7 +307,7 @@ def _read(request: _Request, answer: httpx.Response) -> Any:
         if answer.is_success:
             return msgspec.json.decode(answer.content, type=request.answer)
         problem = msgspec.json.decode(answer.content, type=Problem)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise TransportError(f"{request.path}: {answer.status_code}: no answer of a router: {error}") from error
     if problem.status >= 500:
         raise TransportError(f"{request.path}: {problem.status} {problem.detail}")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -103,3 +105,39 @@ def test_schemathesis_runs_clean(api: Running, part: list[str], tmp_path: Path) 
     command += ["--header", f"Authorization: Bearer {TOKEN}", "--seed", "1", "--max-examples", "25", "--no-color"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False, cwd=tmp_path)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr
+
+
+@pytest.mark.parametrize("url", ["127.0.0.1:8000", "http://[::1", "ftp://router"])
+def test_addresses_and_tokens_that_cannot_be_are_wrong_use(url: str) -> None:
+    with pytest.raises(sluice.ConfigError, match="url: "):
+        sluice.Client(url, token="")
+    with pytest.raises(sluice.ConfigError, match="token: "):
+        sluice.AsyncClient(token="a\nb")
+
+
+def test_what_is_no_text_is_wrong_use_and_what_is_no_answer_a_failure(api: Running) -> None:
+    with sluice.Client(api.url, token="gehe\u00efm") as client:
+        with pytest.raises(sluice.ConfigError, match="no text"):
+            client.assign("\ud800")
+        with pytest.raises(sluice.RequestRefused, match="401"):
+            client.assign("u")
+
+
+@pytest.mark.parametrize("body", [b'{"status":"\xff"}', b"<html>", b"{}", b"[" * 100_000])
+def test_what_no_router_answers_is_a_failure(body: bytes) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(65536)
+                connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
+
+        thread = threading.Thread(target=answer, daemon=True)
+        thread.start()
+        with (
+            sluice.Client(f"http://127.0.0.1:{server.getsockname()[1]}", token="") as client,
+            pytest.raises(sluice.TransportError, match="no answer of a router"),
+        ):
+            client.ready()
+        thread.join(10)

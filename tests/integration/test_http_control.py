@@ -42,6 +42,11 @@ def test_without_the_token_nothing_is_told(api: Running, path: str, header: str 
     assert TOKEN not in answer.text
 
 
+def test_the_scheme_is_known_in_any_case(api: Running) -> None:
+    for scheme in ("Bearer", "bearer", "BEARER"):
+        assert httpx.get(f"{api.url}/decisions", headers={"Authorization": f"{scheme} {TOKEN}"}).status_code == 200
+
+
 def test_health_needs_no_token(api: Running) -> None:
     assert httpx.get(f"{api.url}/health").status_code == 200
     assert httpx.get(f"{api.url}/ready").status_code == 200
