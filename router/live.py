@@ -156,9 +156,15 @@ class CatalogueFollower:
             for message in reader.rest():
                 catalogue.take(message)
             before, now = self._catalogue.experiments, catalogue.experiments
+            failure: TransportError | None = None
             for name in sorted({*before, *now}):
                 if before.get(name) != now.get(name):
-                    self._changed(name, now.get(name))
+                    try:
+                        self._changed(name, now.get(name))
+                    except TransportError as error:
+                        failure = failure or error  # a new one that Redis must be asked for keeps no other from a pause
+            if failure is not None:
+                raise failure
             self._catalogue = catalogue
         except BaseException:
             reader.close()

@@ -86,6 +86,28 @@ def test_redis_goes_and_comes_back(servers: Servers, api: Running, wait_until: C
     assert True in flags
 
 
+@pytest.mark.slow
+def test_a_pause_is_followed_while_redis_is_away_and_a_new_experiment_waits_for_it(
+    servers: Servers, api: Running, wait_until: Callable[..., Any]
+) -> None:
+    def told(name: str) -> str | None:
+        answer = api.post("/assign", {"units": [{"user_id": "u"}], "experiments": [name]})
+        outside: str | None = (
+            answer.json()["units"][0]["given"][0]["outside"] if answer.status_code == 200 else "unknown"
+        )
+        return outside
+
+    assert told("e") is None
+    servers.freeze("redis")
+    catalogue.apply(servers.settings, [Experiment(name="a-new-one", variants=VARIANTS)])
+    wait_until(lambda: told("a-new-one") is None, 10, "the new experiment is served")
+    catalogue.change(servers.settings, "e", "pause", by="ada")
+    wait_until(lambda: told("e") == "paused", 40, "the pause is followed")
+    servers.thaw("redis")
+    catalogue.change(servers.settings, "e", "start", by="ada")
+    wait_until(lambda: told("e") is None, 40, "and everything after it")
+
+
 @pytest.mark.parametrize("how", ["freeze", "kill"])
 def test_the_broker_goes_and_comes_back(
     servers: Servers, api: Running, wait_until: Callable[..., Any], how: str
