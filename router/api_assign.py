@@ -69,13 +69,15 @@ def routes(service: Service) -> APIRouter:
         """One answer a unit and experiment. Sticky: a unit keeps its variant. Every answer is in the exposure log."""
         body = await decoded(request, assign_body)
         at_ms = _now_ms() if body.at_ms is None else body.at_ms
-        experiments = _asked(service.router.experiments, body.experiments)
+        asked = _asked(service.router.experiments, body.experiments)
+        given = [_units(unit.session_id, unit.slate_id) for unit in body.units]
+        experiments = asked if body.experiments is not None else _answering(asked, given)
         requests = []
-        for index, unit in enumerate(body.units):
-            units = _units(unit.session_id, unit.slate_id)
+        for index, (unit, units) in enumerate(zip(body.units, given, strict=True)):
             _check_kinds(experiments, units, f"units[{index}].")
             requests.append(AssignmentRequest(unit.user_id, units, at_ms, unit.attributes))
-        found: Assigned = await service.assigning.ask(Ask(requests, body.experiments))
+        only = _only(asked, experiments) if body.experiments is None else body.experiments
+        found: Assigned = await service.assigning.ask(Ask(requests, only))
         units_given = tuple(
             [
                 UnitAnswer(user_id=unit.user_id, given=_given(answer), assignments=carried(answer))
@@ -105,8 +107,10 @@ async def _rank(service: Service, body: RankBody) -> RankAnswer:
     at_ms = _now_ms() if body.at_ms is None else body.at_ms
     slate_id = body.slate_id or secrets.token_hex(8)
     units = _units(body.session_id, slate_id)
-    _check_kinds(service.router.experiments, units, "")
-    found = await service.assigning.ask(Ask([AssignmentRequest(body.user_id, units, at_ms, body.attributes)]))
+    _check_kinds([experiment], units, "")
+    asked = service.router.experiments
+    only = _only(asked, _answering(asked, [units]))
+    found = await service.assigning.ask(Ask([AssignmentRequest(body.user_id, units, at_ms, body.attributes)], only))
     answer = found.answers[0]
     variant = next((one.variant for one in answer if one.experiment == experiment.name), experiment.control_name)
     job = Job(experiment.name, variant, body.user_id, body.items, slate_id, at_ms)
@@ -179,10 +183,29 @@ def _units(session_id: str, slate_id: str) -> dict[UnitKind, str]:
     return units
 
 
+def _answering(asked: Sequence[Experiment], given: Sequence[dict[UnitKind, str]]) -> Sequence[Experiment]:
+    """Those whose units the request has at all, for whom nobody named any.
+
+    An experiment by sessions must not fail the requests of those who know of no sessions, the moment it is started.
+    """
+    return [one for one in asked if not _needs(one) or any(one.unit in units for units in given)]
+
+
+def _only(asked: Sequence[Experiment], experiments: Sequence[Experiment]) -> tuple[str, ...] | None:
+    """None: all that are asked"""
+    return None if len(experiments) == len(asked) else tuple(one.name for one in experiments)
+
+
+def _needs(experiment: Experiment) -> bool:
+    """Whether a request must have the id of its unit, beside the user's."""
+    status = experiment.state.status
+    return experiment.unit != "user" and (status == "running" or (status == "draft" and bool(experiment.forced)))
+
+
 def _check_kinds(experiments: Sequence[Experiment], units: dict[UnitKind, str], where: str) -> None:
     for experiment in experiments:
         kind = experiment.unit
-        if kind != "user" and kind not in units and experiment.state.status == "running":
+        if kind not in units and _needs(experiment):
             raise ApiProblem(
                 422, f"experiment {experiment.name} randomises by {kind}: its id is needed", kind="unit-missing",
                 field=f"{where}{kind}_id",

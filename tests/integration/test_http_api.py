@@ -88,6 +88,31 @@ def test_all_experiments_answer_unless_some_are_named(api: Running) -> None:
     assert sorted(one["experiment"] for one in unit["given"]) == ["other", "plain"]
 
 
+def test_an_experiment_by_sessions_fails_nobody_who_has_none(
+    api: Running, settings: Settings, wait_until: Callable[..., Any]
+) -> None:
+    catalogue.apply(settings, [Experiment(name="by-session", variants=PLAIN.variants, unit="session")])
+    try:
+        wait_until(lambda: api.get("/experiments/by-session").status_code == 200, 10, "the experiment is served")
+        user, session = {"user_id": "u"}, {"user_id": "u", "session_id": "s"}
+        answer = api.post("/assign", {"units": [user, user]}).json()
+        names = {one["experiment"] for unit in answer["units"] for one in unit["given"]}
+        assert names
+        assert "by-session" not in names
+        given = api.post("/assign", {"units": [session]}).json()["units"][0]["given"]
+        assert ("by-session", "s") in [(one["experiment"], one["unit"]) for one in given]
+        problem(api.post("/assign", {"units": [session, user]}), 422, "units[1].session_id")
+        problem(api.post("/assign", {"units": [user], "experiments": ["by-session"]}), 422, "units[0].session_id")
+        ranked = api.post("/rank", {**user, "experiment": "plain", "items": ["1", "2"]})
+        assert ranked.status_code == 200, ranked.text
+        problem(api.post("/rank", {**user, "experiment": "by-session", "items": ["1"]}), 422, "session_id")
+    finally:
+        catalogue.change(settings, "by-session", "stop", by="ada")
+        wait_until(
+            lambda: api.get("/experiments/by-session").json()["experiment"]["state"]["status"] == "stopped", 10, "stopped"
+        )
+
+
 def test_ranking_records_impressions_that_the_answer_names(api: Running, settings: Settings) -> None:
     body = {"user_id": "r1", "experiment": "plain", "items": ["10", "20", "30", "40"], "top": 3, "record": True}
     answers: list[Any] = []
