@@ -109,7 +109,9 @@ def test_an_experiment_by_sessions_fails_nobody_who_has_none(
     finally:
         catalogue.change(settings, "by-session", "stop", by="ada")
         wait_until(
-            lambda: api.get("/experiments/by-session").json()["experiment"]["state"]["status"] == "stopped", 10, "stopped"
+            lambda: api.get("/experiments/by-session").json()["experiment"]["state"]["status"] == "stopped",
+            10,
+            "stopped",
         )
 
 
