@@ -94,7 +94,7 @@ class FeatureWorker:
         told = False
         while not self._keeper.take_up(self._firsts()):
             if not told:
-                log.warning("features wait for a catalogue of the items: `sluice register` writes it")
+                log.warning("features wait for a catalogue of the items: `sluice register --features all` writes it")
                 told = True
             if stop.wait(1.0):
                 return False

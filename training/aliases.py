@@ -1,7 +1,8 @@
 """Versions of a registered model, and the aliases that say which of them serve. Library: mlflow (through its client).
 
 An alias remembers the version it pointed to before in a tag of the registered model. A version that was rolled back
-carries a tag, too: it comes back only by hand.
+carries a tag, too: it comes back only by hand. Versions made from the same run, which two commands at once can leave,
+are one and the same model: none of them is what was there before another.
 """
 
 from __future__ import annotations
@@ -41,8 +42,7 @@ class Aliases:
 
     def made_from(self, run_id: str) -> ModelVersion | None:
         """The latest version that was made from a run."""
-        found = self._client.search_model_versions(f"name = '{self.name}' and run_id = '{run_id}'")
-        return max(map(_version, found), key=lambda one: int(one.version), default=None)
+        return max(self._made_from(run_id), key=lambda one: int(one.version), default=None)
 
     def tagged(self, tags: Mapping[str, str]) -> ModelVersion | None:
         """The latest version with all these tags."""
@@ -63,7 +63,7 @@ class Aliases:
     def move(self, alias: str, version: ModelVersion) -> None:
         """Point `alias` to `version`."""
         before = self.in_force(alias)
-        if before is not None and before.version != version.version:
+        if before is not None and not _same_model(before, version):
             self._client.set_registered_model_tag(self.name, _previous(alias), before.version)
         self._client.set_registered_model_alias(self.name, alias, version.version)
 
@@ -80,13 +80,20 @@ class Aliases:
         before = self._resolve(ModelRef(self.name, version=previous))
         if before is None:
             raise ConfigError(f"{alias}: version {previous} was deleted: version {now.version} stays in force")
+        if _same_model(before, now):
+            raise ConfigError(
+                f"{alias}: versions {previous} and {now.version} are the same model, of one training: "
+                "nothing to go back to"
+            )
         returns = ROLLED_BACK in dict(before.tags)  # it was left by hand: this takes that back
         if not returns:
-            self._client.set_model_version_tag(self.name, now.version, ROLLED_BACK, "true")
+            for one in self._same(now):
+                self._client.set_model_version_tag(self.name, one.version, ROLLED_BACK, "true")
         self._client.set_registered_model_alias(self.name, alias, before.version)
         self._client.set_registered_model_tag(self.name, _previous(alias), now.version)
         if returns:
-            self._client.delete_model_version_tag(self.name, before.version, ROLLED_BACK)
+            for one in self._same(before):
+                self._client.delete_model_version_tag(self.name, one.version, ROLLED_BACK)
         return Moved(now, before)
 
     def _make(self, logged: LoggedModel, description: str, tags: Mapping[str, str]) -> ModelVersion:
@@ -103,6 +110,14 @@ class Aliases:
         self._client.set_logged_model_tags(model_id, {"mlflow.modelVersions": links})
         return made
 
+    def _made_from(self, run_id: str) -> list[ModelVersion]:
+        found = self._client.search_model_versions(f"name = '{self.name}' and run_id = '{run_id}'")
+        return list(map(_version, found))
+
+    def _same(self, version: ModelVersion) -> list[ModelVersion]:
+        """All versions of the same model."""
+        return self._made_from(version.run_id) if version.run_id else [version]
+
     def _resolve(self, ref: ModelRef) -> ModelVersion | None:
         try:
             return self._registry.resolve(ref)
@@ -112,6 +127,10 @@ class Aliases:
 
 def _previous(alias: str) -> str:
     return f"{PREVIOUS}.{alias}"
+
+
+def _same_model(one: ModelVersion, other: ModelVersion) -> bool:
+    return one.version == other.version or (bool(one.run_id) and one.run_id == other.run_id)
 
 
 def _version(found: object) -> ModelVersion:

@@ -96,7 +96,9 @@ def _print(report: Mapping[str, Any], console: Console) -> None:
             table.add_row(name, *(_cell(one, key, interval=key in ("auc", "ctr_at_1")) for key in _COLUMNS))
     console.print(table)
     if difference := report.get("PolicyB - PolicyA"):
-        console.print(f"AUC of PolicyB and PolicyA differ with p = {difference['auc_p_value']:.3f} (DeLong, by user)")
+        from training.verdict import p_value
+
+        console.print(f"AUC of PolicyB against PolicyA: {p_value(difference['auc_p_value'])} (DeLong, by user)")
     console.print(f"PolicyA, PolicyB and their features: {report['seconds']:.1f} s; data {report['fingerprint']}")
     console.print(f"MLflow run {report['run_id']}: make mlflow")
 

@@ -20,6 +20,7 @@ from training.metrics import Scored
 from training.model_charts import confusion_chart, importance_chart
 from training.models import Examples, Trained
 from training.tracking import LoggedModel, Subject, Tracking, environment
+from training.verdict import p_value
 
 __all__ = ["ABOUT", "log_baseline", "log_model", "log_training", "test_metrics"]
 
@@ -110,8 +111,8 @@ def _summary(data: Dataset, report: Mapping[str, Any]) -> str:
             cells += [f"{report[name][figure]:.4f}", f"{low:.4f} to {high:.4f}"]
         lines.append(f"| {' | '.join(cells)} |")
     if difference := report.get("PolicyB - PolicyA"):
-        lines += ["", f"PolicyB − PolicyA: AUC {difference['auc']:+.4f} (DeLong, by user: p = "
-                      f"{difference['auc_p_value']:.3f}), click rate at 1 {difference['ctr_at_1']:+.4f}."]  # fmt: skip
+        auc, rate, p = difference["auc"], difference["ctr_at_1"], p_value(difference["auc_p_value"])
+        lines += ["", f"PolicyB − PolicyA: AUC {auc:+.4f} (DeLong, by user: {p}), click rate at 1 {rate:+.4f}."]
     return "\n".join([*lines, "", _METHOD])
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from training.aliases import ROLLED_BACK, Aliases
 from training.assessment import Assessor
 from training.dataset import Dataset
 from training.gate import DEFAULT_LIMITS, Limits, Verdict
+from training.lock import alone
 from training.options import Steps
 from training.tracking import LoggedModel, Subject, Tracking, TrainingRun, find_training
 
@@ -75,10 +77,18 @@ def register(
 ) -> Registration:  # fmt: skip
     """Register the models trained on the data prepared at `place`; train them first if that was never done.
 
-    An alias that points to its model already stays as it is. Raises TransportError when MLflow goes away, ConfigError
-    when there is nothing to register.
+    An alias that points to its model already stays as it is; whoever else registers is waited for. Raises
+    TransportError when MLflow goes away, ConfigError when there is nothing to register.
     """
     notice = _once(notice)
+    with nullcontext() if dry_run else alone(settings.state, notice):
+        return _register(settings, tracking, data, place, seed, dry_run, limits, notice, progress)
+
+
+def _register(
+    settings: Settings, tracking: Tracking, data: Dataset, place: Path, seed: int, dry_run: bool, limits: Limits,
+    notice: Callable[[str], None], progress: Steps,
+) -> Registration:  # fmt: skip
     training = find_training(settings, data.fingerprint, seed)
     if training is None and not dry_run:
         # Imported late here and below: charts and data frames take seconds, and mostly nothing is to be done.
@@ -97,7 +107,7 @@ def roll_back(settings: Settings, tracking: Tracking, policy: str, *, notice: Ca
 
     Raises ConfigError when there is no version to go back to, TransportError when MLflow goes away.
     """
-    with tracking.errors():
+    with alone(settings.state, notice), tracking.errors():
         aliases = Aliases(tracking, settings, MODEL, _ABOUT_MODEL)
         routers = Aliases(tracking, settings, ROUTER, _ABOUT_ROUTER)
         moved = aliases.roll_back(policy)

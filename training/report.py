@@ -127,12 +127,12 @@ def _number(cell: Cell, column: Column) -> str:
     value = cell.value if isinstance(cell, Interval) else cell
     if column.key == "delong_p" and value < 0.0001:
         return "< 0.0001"
-    return _minus(f"{value:{'+' if column.signed else ''}.{column.digits}f}")
+    return _minus(f"{value:{'+' if column.signed else ''}z.{column.digits}f}")
 
 
 def _ends(cell: Interval, column: Column) -> str:
     sign = "+" if column.signed else ""
-    return _minus(f"{cell.low:{sign}.{column.digits}f} to {cell.high:{sign}.{column.digits}f}")
+    return _minus(f"{cell.low:{sign}z.{column.digits}f} to {cell.high:{sign}z.{column.digits}f}")
 
 
 def _minus(text: str) -> str:

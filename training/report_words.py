@@ -150,7 +150,7 @@ def _part(one: SegmentFigures) -> str:
 
 
 def _signed(value: Interval) -> str:
-    text = f"{value.value:+.3f} [{value.low:+.3f}, {value.high:+.3f}]"
+    text = f"{value.value:+z.3f} [{value.low:+z.3f}, {value.high:+z.3f}]"
     return text.replace("-", "−")
 
 

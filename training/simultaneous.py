@@ -21,6 +21,8 @@ from sluice.features.definition import Floats, Ints
 __all__ = ["Estimated", "Interval", "area", "ratio", "simultaneous"]
 
 _DRAWS = 20_000
+SHOWN = 0.0005
+"""Smaller figures are shown as 0.000"""
 
 
 class Interval(NamedTuple):
@@ -30,7 +32,8 @@ class Interval(NamedTuple):
 
     @property
     def excludes_zero(self) -> bool:
-        return self.low > 0 or self.high < 0
+        """By more than is shown: on tiny data an interval can be as narrow as rounding errors."""
+        return (self.low > 0 or self.high < 0) and max(abs(self.low), abs(self.high)) >= SHOWN
 
 
 @dataclass(frozen=True, eq=False)

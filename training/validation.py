@@ -86,10 +86,12 @@ def _first(frame: pd.DataFrame, failures: pd.DataFrame) -> str:
         keys = ["user", "item", "time"]
         rows = np.flatnonzero(frame.duplicated(keys))
         row = frame.iloc[rows[0]]
-        return f"{len(rows):,} ratings are duplicates; first: user {row['user']}, item {row['item']} at {row['time']}"
+        copies = "1 rating is a duplicate" if len(rows) == 1 else f"{len(rows):,} ratings are duplicates"
+        return f"{copies}; first: user {row['user']}, item {row['item']} at {row['time']}"
     same = failures[(failures["column"] == failure["column"]) & (failures["check"] == failure["check"])]
     row = frame.iloc[int(failure["index"])]
+    broken = "1 rating breaks a rule" if len(same) == 1 else f"{len(same):,} ratings break a rule"
     return (
-        f"{len(same):,} ratings break a rule: {failure['column']} {failure['check']}; "
+        f"{broken}: {failure['column']} {failure['check']}; "
         f"first: user {row['user']}, item {row['item']}, rating {row['rating']:g} at {row['time']}"
     )

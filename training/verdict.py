@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from training.evaluate import Comparison
 
-__all__ = ["MARGIN", "Verdict", "alone", "points", "verdict"]
+__all__ = ["MARGIN", "Verdict", "alone", "p_value", "points", "verdict"]
 
 MARGIN = 0.005
 """Of the click rate at 1: half a percentage point. A smaller difference changes no decision."""
@@ -49,7 +49,12 @@ def alone(name: str) -> Verdict:
 
 def points(value: float) -> str:
     """A difference of rates in percentage points, with its sign."""
-    return f"{100 * value:+.2f}".replace("-", "−")
+    return f"{100 * value:+z.2f}".replace("-", "−")
+
+
+def p_value(value: float) -> str:
+    """`p = 0.024`; a small one is not said to be zero"""
+    return "p < 0.001" if value < 0.001 else f"p = {value:.3f}"
 
 
 def _click_rate(found: Comparison, leader: str, outcome: str) -> str:
@@ -72,7 +77,6 @@ def _click_rate(found: Comparison, leader: str, outcome: str) -> str:
 def _auc(found: Comparison) -> str:
     test, (low, high) = found.auc_test, found.intervals["auc"]
     value = found.values["auc"]
-    p = "p < 0.001" if test.p_value < 0.001 else f"p = {test.p_value:.3f}"
     if test.p_value < 0.05:
         better = found.first if value >= 0 else found.second
         said = f"AUC: {better} separates clicks from the rest better"
@@ -80,9 +84,9 @@ def _auc(found: Comparison) -> str:
         said = "AUC: no evidence of a difference"
     return (
         f"{said} ({found.first} minus {found.second} is {_signed(value)}, between {_signed(low)} and {_signed(high)} "
-        f"with 95 %; DeLong, by user: {p})."
+        f"with 95 %; DeLong, by user: {p_value(test.p_value)})."
     )
 
 
 def _signed(value: float) -> str:
-    return f"{value:+.4f}".replace("-", "−")
+    return f"{value:+z.4f}".replace("-", "−")

@@ -240,7 +240,7 @@ class FeatureKeeping:
         key = self._keys.feature_keeper
         moved = _asking(lambda: self._client.eval(_COMMIT, 1, key, self._owner, *arguments))
         if not moved:
-            raise Fenced("another keeper has taken the features over")
+            raise Fenced("the features are no longer ours: another keeper took them over, or Redis was emptied")
         self._number += 1
 
     def _put(self, users: Mapping[str, Mapping[str, bytes]], items: Mapping[str, Mapping[str, bytes]]) -> None:

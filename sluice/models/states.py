@@ -35,6 +35,8 @@ def read_states(path: Path, catalogue: Catalogue) -> OnlineFeatures:
         table = parquet.read_table(path, schema=_SCHEMA)
         for kind, name, fields in zip(*(table[column].to_pylist() for column in _SCHEMA.names), strict=True):
             state = {key.encode(): value for key, value in fields}
+            if kind not in (_USER, _ITEM) or name is None:
+                raise ValueError(f"{kind} {name} is neither a user nor an item")
             if kind == _USER:
                 online.users[name] = UserState.from_hash(state)
             else:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import sqlite3
+import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -25,8 +27,9 @@ from sluice.features import feature_rows
 from sluice.models import Linear, Trees
 from sluice.names import Keys
 from sluice.settings import Settings
-from training.aliases import ROLLED_BACK
+from training.aliases import ROLLED_BACK, Aliases
 from training.dataset import Dataset
+from training.lock import alone
 from training.models import Examples, fit_policy_a, fit_policy_b
 from training.prepare import PrepareOptions, prepare
 from training.register import IN_FORCE, LEFT_OUT, MOVED, REFUSED, ROLLED_BACK_BEFORE, Registration, register, roll_back
@@ -201,6 +204,49 @@ def test_a_rollback_goes_back_stays_back_and_goes_forward_again(
     for version in ("2", "4"):
         left = Registry(settings).resolve(parse_model_uri(f"models:/movielens_ctr_ab/{version}"))
         assert ROLLED_BACK not in dict(left.tags)
+
+
+def test_a_twin_of_the_version_in_force_is_not_what_was_there_before(
+    settings: Settings, prepared: tuple[Dataset, Path], examples: Examples, good: Policies
+) -> None:
+    tracking = Tracking(settings)
+    for _ in range(2):
+        log_policies(tracking, examples, good)
+        run(settings, prepared)
+    # As when two commands at once, of two machines, each make a version of one run and move the alias to it.
+    registry = Registry(settings)
+    made = registry.resolve(parse_model_uri("models:/movielens_ctr_ab/4"))
+    source = tracking.client.get_model_version("movielens_ctr_ab", "4").source
+    twin = tracking.client.create_model_version("movielens_ctr_ab", source, made.run_id)
+    aliases = Aliases(tracking, settings, "movielens_ctr_ab", "")
+    aliases.move("PolicyB", replace(made, version=str(twin.version)))
+    assert in_force(settings)[1] == "5"
+
+    roll_back(settings, tracking, "PolicyB", notice=[].append)
+    assert in_force(settings)[1] == "2"
+    assert run(settings, prepared).policies["PolicyB"].state == ROLLED_BACK_BEFORE
+
+    tracking.client.set_registered_model_alias("movielens_ctr_ab", "PolicyB", "5")
+    tracking.client.set_registered_model_tag("movielens_ctr_ab", "sluice.previous.PolicyB", "4")
+    with pytest.raises(ConfigError, match="versions 4 and 5 are the same model"):
+        roll_back(settings, tracking, "PolicyB", notice=[].append)
+
+
+def test_two_that_register_at_once_make_each_version_once(
+    settings: Settings, prepared: tuple[Dataset, Path], examples: Examples, good: Policies
+) -> None:
+    tracking, notices = Tracking(settings), []
+    log_policies(tracking, examples, good)
+    with ThreadPoolExecutor(2) as pool:
+        with alone(settings.state, notices.append):  # both begin while somebody else is at work
+            both = [pool.submit(run, settings, prepared, notices=notices) for _ in range(2)]
+            deadline = time.monotonic() + 30
+            while len(notices) < 2 and time.monotonic() < deadline:
+                time.sleep(0.01)
+        found = sorted(states(one.result()) for one in both)
+    assert notices == ["another `sluice register` is at work: waiting until it has ended"] * 2
+    assert found == [(IN_FORCE, IN_FORCE, IN_FORCE), (MOVED, MOVED, MOVED)]
+    assert len(tracking.client.search_model_versions("name = 'movielens_ctr_ab'")) == 2
 
 
 def test_a_rollback_without_an_earlier_version_is_one_line(

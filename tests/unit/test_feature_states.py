@@ -6,7 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
+from pyarrow import parquet
 from slate_logs import make_log
 
 from sluice.errors import ModelUnusable
@@ -66,3 +68,15 @@ def test_what_is_no_file_of_states_is_refused_in_one_line(content: bytes | None,
     with pytest.raises(ModelUnusable, match="no states") as error:
         read_states(path, CATALOGUE)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("kind", "name"), [("user", None), ("item", None), (None, "1"), ("visitor", "1")])
+def test_what_is_neither_user_nor_item_is_refused(kind: str | None, name: str | None, tmp_path: Path) -> None:
+    path = tmp_path / "states.parquet"
+    write_states(path, learn_log(LOG, USERS, CATALOGUE))
+    table = parquet.read_table(path)
+    kinds, names = (table[column].to_pylist() for column in ("kind", "id"))
+    kinds[0], names[0] = kind, name
+    parquet.write_table(pa.table({"kind": kinds, "id": names, "fields": table["fields"]}, table.schema), path)
+    with pytest.raises(ModelUnusable, match="neither a user nor an item"):
+        read_states(path, CATALOGUE)

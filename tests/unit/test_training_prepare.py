@@ -117,7 +117,7 @@ def test_changed_files_are_refused(source: Path, tmp_path: Path) -> None:
             "ratings.csv",
             "\n",
             "\n1,2,4.0,850000000\n1,2,4.0,850000000\n",
-            "1 ratings are duplicates; first: user 1, item 2",
+            "1 rating is a duplicate; first: user 1, item 2",
         ),
         ("tags.csv", "850000000", "yesterday", "tags.csv, line 2: 'yesterday'"),
         ("ratings.csv", "\n", "\n1,2,", "expected 4 fields"),
@@ -160,7 +160,9 @@ def test_tables_with_their_own_columns(tmp_path: Path) -> None:
     assert len(data.log.item) == 400
     assert data.catalogue.genres == ()
     file.write_text("who,what,stars,when\nu,i,50,850000000\n")
-    with pytest.raises(ConfigError, match=r"rating must lie in \[0, 5\]; first: user u, item i, rating 50"):
+    with pytest.raises(
+        ConfigError, match=r"1 rating breaks a rule: rating must lie in \[0, 5\]; first: user u, item i"
+    ):
         prepare(str(file), tmp_path / "out", PrepareOptions(), columns)
 
 

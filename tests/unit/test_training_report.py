@@ -25,7 +25,7 @@ from training.report import make_report
 from training.report_tables import tables, to_csv
 from training.report_words import fairness_words
 from training.simultaneous import Interval
-from training.verdict import verdict
+from training.verdict import p_value, verdict
 
 
 @pytest.fixture(scope="module")
@@ -154,6 +154,19 @@ def test_fairness_in_words(found: Evaluation) -> None:
         "(at 1 −0.030 [−0.050, −0.010], at 3 −0.030 [−0.050, −0.010])."
     )
     assert "−0.030 <small>−0.050 to −0.010</small>" in make_report(judged, {}).page
+
+
+def test_what_is_shown_as_zero_is_no_difference(found: Evaluation) -> None:
+    small = {name: [group(-2e-4, -1e-16)] for name in found.compared}
+    said = " ".join(fairness_words(replace(found, fairness=small)))
+    assert "no evidence of a difference (at 1 +0.000 [+0.000, +0.000]" in said
+    assert "−0.000" not in said and not Interval(-1e-16, -2e-16, -1e-17).excludes_zero
+    assert "+0.00 percentage points, between +0.00 and" in verdict(compared(-1e-9, -2e-9, 0.1)).sentences[0]
+
+
+@pytest.mark.parametrize(("p", "said"), [(1e-9, "p < 0.001"), (0.0244, "p = 0.024")])
+def test_no_p_value_is_zero(p: float, said: str) -> None:
+    assert p_value(p) == said
 
 
 def test_without_known_groups_nothing_can_be_said(found: Evaluation) -> None:
