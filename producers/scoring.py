@@ -50,6 +50,23 @@ class LogModels:
         by_version = {version: model.score(self._features[version][rows]) for version, model in set(in_force.values())}
         return {name: by_version[served.version] for name, served in in_force.items()}
 
+    def trained_otherwise(self, options: Mapping[str, float]) -> Sequence[str]:
+        """A line for each of `options` that a model in force was trained with another value of.
+
+        Models of other slates rank, but not as well as when they were measured.
+        """
+        lines = []
+        for name, value in options.items():
+            trained = {
+                variant: served.model.about.get(name, f"{value:g}")
+                for variant, served in self._follower.in_force.items()
+            }
+            others = [f"{variant} with {text}" for variant, text in trained.items() if text != f"{value:g}"]
+            if others:
+                option = name.replace("_", "-")
+                lines.append(f"--{option} {value:g}: models were trained otherwise ({', '.join(others)})")
+        return lines
+
     def close(self) -> None:
         """Stop following the aliases."""
         self._follower.close()

@@ -102,6 +102,9 @@ def candidates_of(
 
             models = LogModels(slates, liked_milli, Registry(settings), uris)
             closing.callback(models.close)
+            slate = {"slate_size": options.slate_size, "click_from": options.click_from}
+            for line in models.trained_otherwise(slate):
+                notice(line)
         yield RankedSlates(slates, rules, k=options.top_k, liked_milli=liked_milli, models=models)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,8 @@ class Dataset:
     """User id → attributes, where known"""
     test_from: int
     """First slate of the test part"""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """It was prepared with: `slate_size`, `click_from`, …"""
 
     @cached_property
     def catalogue(self) -> Catalogue:
@@ -71,7 +73,7 @@ class Dataset:
         return parts.astype(str)
 
 
-def write_dataset(data: Dataset, folder: Path, options: Mapping[str, Any]) -> None:
+def write_dataset(data: Dataset, folder: Path) -> None:
     """Write `data` to the new folder `folder`. Raises ConfigError when that is impossible."""
     log = data.log
     slate = np.repeat(np.arange(len(log)), np.diff(log.offsets))
@@ -107,8 +109,8 @@ def write_dataset(data: Dataset, folder: Path, options: Mapping[str, Any]) -> No
         for name, table in tables.items():
             parquet.write_table(table, part / name, compression="zstd")
         manifest = {
-            "fingerprint": data.fingerprint, "name": data.name, "options": dict(options), "test_from": data.test_from,
-            "slates": len(log), "impressions": len(log.item), "users": len(data.users), "items": len(log.items),
+            "fingerprint": data.fingerprint, "name": data.name, "options": dict(data.options),
+            "test_from": data.test_from, "slates": len(log), "impressions": len(log.item), "users": len(data.users), "items": len(log.items),
             "train_slates": len(data.train), "test_slates": len(data.test), "sha256": _digests(part, tables),
         }  # fmt: skip
         (part / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
@@ -154,6 +156,7 @@ def load_dataset(folder: Path) -> Dataset:
         tags={item: words for item, words in zip(ids, items["tags"].to_pylist(), strict=True) if words},
         about={user: known for user, known in about.items() if known},
         test_from=manifest["test_from"],
+        options=manifest["options"],
     )
 
 

@@ -37,6 +37,8 @@ def log_files(one: Trained, examples: Examples, subject: Subject) -> str:
         place = Path(folder) / ARTIFACT
         if isinstance(one.model, FeatureModel):
             about = {"data": subject.dataset, "fingerprint": subject.fingerprint, "seed": str(subject.seed)}
+            # `sluice replay` says so when its own options of these names differ.
+            about |= {name: f"{examples.data.options[name]:g}" for name in ("slate_size", "click_from")}
             write_model(place, TrainedModel(one.name, one.model.model, examples.data.catalogue, about))
             columns = Schema([ColSpec("double", name) for name in examples.names])
             signature = ModelSignature(columns, Schema([ColSpec("double", "p_click")]))

@@ -53,7 +53,7 @@ def prepare(
         check_ratings(log, texts.titles)
         data = make_dataset(log, texts, options)
         check_balance(data)
-        write_dataset(data, place, asdict(options))
+        write_dataset(data, place)
     return load_dataset(place), place
 
 
@@ -89,4 +89,5 @@ def make_dataset(log: RatingsLog, texts: Texts, options: PrepareOptions) -> Data
         tags={item: " ".join(words) for item, words in tags.items()},
         about=log.about,
         test_from=test_from,
+        options=asdict(options),
     )

@@ -44,7 +44,7 @@ class TrainedModel:
     model: Linear | Trees
     catalogue: Catalogue
     about: Mapping[str, str] = field(default_factory=dict)
-    """Where it comes from: data, fingerprint, seed"""
+    """Where it comes from: data, fingerprint, seed, and of which slates: slate_size, click_from"""
 
     @property
     def columns(self) -> tuple[str, ...]:

@@ -63,6 +63,21 @@ def source(examples: Examples, tmp_path: Path) -> ModelsInMemory:
     return made
 
 
+def test_models_of_other_slates_are_told_and_unknown_ones_are_not(source: ModelsInMemory, slates: Slates) -> None:
+    model = source.models[0]
+    assert isinstance(model, TrainedModel)
+    source.models[0] = replace(model, about={"slate_size": "10", "click_from": "3.5"})
+    models = LogModels(slates, 4000, source, URIS)
+    try:
+        assert models.trained_otherwise({"slate_size": 10, "click_from": 3.5}) == []
+        assert models.trained_otherwise({"slate_size": 5, "click_from": 4.0}) == [
+            "--slate-size 5: models were trained otherwise (PolicyA with 10)",
+            "--click-from 4: models were trained otherwise (PolicyA with 3.5)",
+        ]
+    finally:
+        models.close()
+
+
 def offline(examples: Examples, name: str, source: ModelsInMemory, slate: int) -> list[str]:
     """The best K of a slate, by the scores that evaluation sees."""
     low, high = examples.data.log.offsets[slate : slate + 2]

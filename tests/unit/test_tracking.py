@@ -172,6 +172,7 @@ def test_what_is_logged_can_be_registered_and_served(settings: Settings, session
     model = registry.load(found)
     assert (found.run_id, model.name) == (logged.run_id, "PolicyB")
     assert model.about["fingerprint"] == Subject("", model.about["fingerprint"], 0).fingerprint
+    assert (model.about["slate_size"], model.about["click_from"]) == ("10", "4")
 
 
 def test_the_latest_training_of_these_data_is_found(
