@@ -110,7 +110,8 @@ def write_dataset(data: Dataset, folder: Path) -> None:
             parquet.write_table(table, part / name, compression="zstd")
         manifest = {
             "fingerprint": data.fingerprint, "name": data.name, "options": dict(data.options),
-            "test_from": data.test_from, "slates": len(log), "impressions": len(log.item), "users": len(data.users), "items": len(log.items),
+            "test_from": data.test_from, "slates": len(log), "impressions": len(log.item),
+            "users": len(data.users), "items": len(log.items),
             "train_slates": len(data.train), "test_slates": len(data.test), "sha256": _digests(part, tables),
         }  # fmt: skip
         (part / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
