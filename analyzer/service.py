@@ -16,7 +16,7 @@ from sluice.adapters.catalogue import Catalogue
 from sluice.adapters.kafka import KafkaError, KafkaException, Message, Producer, producer, wait_for_broker
 from sluice.adapters.reader import TopicReader
 from sluice.adapters.redis import wait_for_redis
-from sluice.domain.events import DeadLetter, DecisionMade, encode
+from sluice.domain.events import DeadLetter, DecisionMade, DelayEvidence, encode
 from sluice.domain.experiment import Experiment, config_hash
 from sluice.domain.status import Change
 from sluice.errors import InvalidEvent, TransportError
@@ -77,6 +77,8 @@ class Analyzer:
         self._totals = Totals()
         self._catalogue = Catalogue()
         self._changed: set[str] = set()
+        self._maturing: set[str] = set()
+        """Experiments whose latest evidence is still to be completed by clicks that are on their way"""
         self._standby: dict[str, float | None] = {}
         self._undefined: set[str] = set()
         self._refused: set[str] = set()
@@ -119,8 +121,9 @@ class Analyzer:
                 continue
             try:
                 self._changed |= self._totals.offer(parse_snapshot(message.value()))
-                # Time may move a canary, too.
+                # Time may move a canary, too, and tell that no more clicks will come.
                 self._changed |= {name for name, one in self._catalogue.experiments.items() if one.canary is not None}
+                self._changed |= self._maturing
             except InvalidEvent as error:
                 bad.append((message, error))
         if bad:
@@ -220,6 +223,7 @@ class Analyzer:
             self._changed.discard(name)  # a change of its status brings it back
             return None
         snapshot = self._totals.snapshot(experiment)
+        (self._maturing.add if _immature(snapshot.delay) else self._maturing.discard)(name)
         if last is not None and not orders and _decided(experiment, snapshot, last):
             self._changed.discard(name)
             if name in self._standby:
@@ -297,12 +301,18 @@ def _decided(experiment: Experiment, snapshot: Snapshot, last: DecisionMade) -> 
     """Whether the last decision is what this evidence comes to."""
     if last.evidence != snapshot.cells or last.config_hash != config_hash(experiment):
         return False
+    if _immature(last.delay) and not _immature(snapshot.delay):
+        return False
     place = last.canary.place if last.canary is not None else None
     if place is None or experiment.canary is None:
         return True
     # Without anything new counted, clicks become complete, and durations pass.
     delays = (last.delay, last.metric_delays) == (snapshot.delay, snapshot.metric_delays)
     return delays and not due(experiment, place, last.at_ms, snapshot.at_ms)
+
+
+def _immature(delay: DelayEvidence | None) -> bool:
+    return delay is not None and delay.immature
 
 
 def build(settings: Settings, *, every_ms: int = 100, timeout_s: float = 15.0) -> Analyzer:

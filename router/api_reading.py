@@ -161,6 +161,7 @@ def _states(api: APIRouter, service: Service) -> None:
             status="closing" if closing else "ready", redis="away" if service.breaker.open else "ok",
             kafka="away" if service.courier.spooling else "ok", spool_bytes=service.spool.bytes,
             experiments=len(service.router.experiments), models=service.scoring.versions(),
+            unserved=service.scoring.unserved(),
         )  # fmt: skip
         return answered(answer, 503 if closing else 200)
 

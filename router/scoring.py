@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from typing import NamedTuple
 
 from router.batching import Batcher
@@ -31,6 +33,8 @@ log = logging.getLogger(__name__)
 MODEL_TIMEOUT_S = 0.5
 """A model that takes longer has failed for the request"""
 SLOW_S = 1.0
+RETRY_S = 15.0
+"""Between attempts to load a model that could not be loaded"""
 _MODELS = "models:/"
 
 
@@ -76,6 +80,8 @@ class Scoring:
         self._asked: set[str] = set()
         self._loading = ThreadPoolExecutor(1, thread_name_prefix="router-load")
         self._loads: list[Future[None]] = []
+        self._failed: dict[str, str] = {}
+        self._again: threading.Timer | None = None
         self._batches: Batcher[_Task, Scored] = Batcher(self._work, name="router-rank")
 
     def __len__(self) -> int:
@@ -93,11 +99,13 @@ class Scoring:
             self._loads.append(self._loading.submit(self._load, uri))
 
     def wait(self) -> None:
-        """Return once every model that was asked for is loaded. Raises ConfigError for one that cannot be served."""
+        """Return once every model that was asked for is loaded, or cannot be for now."""
         for load in self._loads:
             load.result()
 
     def close(self) -> None:
+        if self._again is not None:
+            self._again.cancel()
         self._loading.shutdown(cancel_futures=True)
         self._batches.close()
         for follower in self._followers:
@@ -107,6 +115,11 @@ class Scoring:
         """Version of the variant's model that serves now; empty for a rule"""
         served = self._served(self._rankers.get((experiment, variant), ""))
         return "" if served is None else str(served.version.version)
+
+    def unserved(self) -> dict[str, str]:
+        """Model → why it cannot be served for now; the fallbacks of its variants rank"""
+        wanted = set(self._rankers.values())
+        return {uri: reason for uri, reason in self._failed.items() if uri in wanted}
 
     def versions(self) -> dict[str, str]:
         """Model → version that serves now"""
@@ -147,13 +160,24 @@ class Scoring:
         return next((f.in_force[ranker] for f in self._followers if ranker in f.in_force), None)
 
     def _load(self, uri: str) -> None:
+        """A model that cannot be loaded stops nobody: it is tried again, until then the fallbacks rank."""
         try:
             self._followers.append(follow_models(self._settings, {uri: uri}))
         except SluiceError as error:
-            # Asked for again when the catalogue changes; until then the variant's rankings keep the request's order.
-            self._asked.discard(uri)
-            log.error("%s", error)
-            raise
+            if self._failed.get(uri) != str(error):
+                log.error("%s", error)
+            self._failed[uri] = str(error)
+            if self._again is None or not self._again.is_alive():
+                self._again = threading.Timer(RETRY_S, self._load_again)
+                self._again.daemon = True
+                self._again.start()
+        else:
+            self._failed.pop(uri, None)
+
+    def _load_again(self) -> None:
+        with suppress(RuntimeError):  # closed meanwhile
+            for uri in list(self._failed):
+                self._loading.submit(self._load, uri)
 
     def _work(self, tasks: Sequence[_Task]) -> list[Scored | Exception]:
         """In the thread of the batches."""

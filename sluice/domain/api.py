@@ -243,6 +243,8 @@ class ReadyAnswer(Struct, frozen=True, kw_only=True):
     experiments: int
     models: dict[str, str]
     """Model → version that serves"""
+    unserved: dict[str, str] = {}
+    """Model → why it cannot be served; the fallbacks of its variants rank meanwhile"""
 
 
 By: TypeAlias = Annotated[str, Meta(min_length=1, max_length=MAX_BY)]

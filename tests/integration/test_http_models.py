@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,6 @@ from sluice.adapters import catalogue
 from sluice.adapters.features import FeatureKeeping
 from sluice.adapters.redis import connect
 from sluice.domain.experiment import Experiment, Variant
-from sluice.errors import ConfigError
 from sluice.features import ItemState, make_catalogue
 from sluice.names import Keys
 from sluice.settings import Settings
@@ -74,14 +74,26 @@ def test_without_features_the_order_of_the_request_stands(
     wait_until(lambda: not rank(api)[2], 10, "rankings with Redis")
 
 
-def test_a_model_that_is_not_there_is_one_line_at_the_start(api: Running, servers: Servers, tmp_path: Path) -> None:
-    variants = (VARIANTS[0], Variant(name="z", ranker=f"models:/{NAME}@Nobody"))
-    from dataclasses import replace
+def test_a_model_that_is_not_there_stops_nobody_and_is_served_as_soon_as_it_is(
+    api: Running, servers: Servers, tmp_path: Path, wait_until: Callable[..., Any]
+) -> None:
+    missing = f"models:/{NAME}@Nobody"
+    catalogue.apply(servers.settings, [Experiment(name="n", variants=(VARIANTS[0], Variant(name="z", ranker=missing)))])
+    with serving(replace(servers.settings, state=tmp_path, mlflow=servers.settings.mlflow_uri)) as started:
+        told = started.get("/ready").json()
+        assert (told["status"], list(told["unserved"])) == ("ready", [missing])
+        assert "Nobody" in told["unserved"][missing]
+        for running in (api, started):
+            wait_until(lambda running=running: ("z", True) in variants_of(running), 10, "the fallback ranks")
+            assert variants_of(running) == {(VARIANTS[0].name, False), ("z", True)}
+        register(servers.settings.mlflow_uri, tmp_path, "Nobody", likes("item_history", CATALOGUE))
+        wait_until(lambda: started.get("/ready").json()["unserved"] == {}, 60, "the model is tried again")
+        assert variants_of(started) == {(VARIANTS[0].name, False), ("z", False)}
 
-    catalogue.apply(servers.settings, [Experiment(name="n", variants=variants)])
-    settings = replace(servers.settings, state=tmp_path, mlflow=servers.settings.mlflow_uri)
-    with pytest.raises(ConfigError, match="Nobody"), serving(settings):
-        pass
-    # The one that runs already goes on, and says so in its answers.
-    told = [api.post("/rank", {"user_id": f"u{n}", "items": ["1", "2"], "experiment": "n"}).json() for n in range(40)]
-    assert {(one["variant"], one["fallback"]) for one in told} == {(variants[0].name, False), ("z", True)}
+
+def variants_of(running: Running) -> set[tuple[str, bool]]:
+    """(variant, fallback) that some users meet in experiment n"""
+    told = [
+        running.post("/rank", {"user_id": f"u{n}", "items": ["1", "2"], "experiment": "n"}).json() for n in range(40)
+    ]
+    return {(one["variant"], one["fallback"]) for one in told}
