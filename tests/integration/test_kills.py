@@ -37,17 +37,20 @@ SLATES = 700
 TOP_K = 3
 FAULTS = ("--disorder", "0.2", "--duplicates", "0.1", "--late", "0.02")
 
+RULES = "{name: demo, unit: slate, variants: [{name: random}, {name: popularity}, {name: affinity}]}"
+
 
 class Services:
     """Our processes, each restartable."""
 
     def __init__(self, settings: Settings, env: dict[str, str], folder: Path, seed: int) -> None:
         data = os.environ.get("SLUICE_DATA") if seed % 2 else None
-        data = data or "synthetic:slates=2000,users=60,random=0.3,PolicyA=0.4,PolicyB=0.5"
+        data = data or "synthetic:slates=2000,users=60,random=0.3,popularity=0.4,affinity=0.5"
+        (folder / "rules.yaml").write_text(RULES)
         self._commands = {
             "replay": [
                 "replay", "--json", "--data", data, "--limit", str(SLATES), "--seed", str(seed), *FAULTS,
-                "--top-k", str(TOP_K), "--speed", "250/s",
+                "--top-k", str(TOP_K), "--speed", "250/s", "--experiment", "rules.yaml",
             ],
             "process": ["process", "--batch", "200"],
             "analyze": ["analyze", "--every-ms", "20"],
