@@ -69,6 +69,7 @@ class Courier:
         self._posted: list[Record] = []
         self._for_disk: SimpleQueue[_Parcel | None] = SimpleQueue()
         self.lost = 0
+        self._refused = 0
         """Records that nobody waited for and that neither broker nor disk could take"""
         self._stop = threading.Event()
         self._wake = threading.Event()
@@ -210,7 +211,13 @@ class Courier:
             self._spool.append(records)
         except TransportError as error:
             failure = error
-            log.error("%s; Kafka is away as well: %d records are not taken", error, len(records))
+            if not self._refused:
+                log.error("%s; Kafka is away as well: records are not taken", error)
+            self._refused += len(records)
+        else:
+            if self._refused:
+                log.warning("the disk takes records again; %d were not taken", self._refused)
+                self._refused = 0
         with self._lock:
             self._waiting -= len(records)
         self._wake.set()

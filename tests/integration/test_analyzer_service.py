@@ -25,7 +25,15 @@ from sluice.adapters.allocations import AllocationStore
 from sluice.adapters.kafka import Message, producer
 from sluice.adapters.reader import TopicReader
 from sluice.adapters.redis import connect
-from sluice.domain.events import DeadLetter, DecisionMade, StatsCell, StatsPublished, encode
+from sluice.domain.events import (
+    DeadLetter,
+    DecisionMade,
+    DelayCohorts,
+    StatsCell,
+    StatsPublished,
+    VariantDelays,
+    encode,
+)
 from sluice.domain.experiment import Experiment, load_experiments
 from sluice.domain.statistics import CellStatistics, OutcomeStatistics
 from sluice.domain.status import Action
@@ -130,6 +138,45 @@ def latest(settings: Settings, wait_until: Wait, wanted_units: int, name: str = 
     decision = wait_until(there, 20, f"a decision on {wanted_units} units")
     assert isinstance(decision, DecisionMade)
     return decision
+
+
+def young(at_ms: int) -> bytes:
+    """2 × 500 slates of the time 1,000, of 16,000 milliseconds window, as they are seen at `at_ms`."""
+    delays = DelayCohorts(
+        start_ms=1000,
+        cohort_ms=1000,
+        variants=tuple(
+            VariantDelays(experiment="films", variant=name, impressions=(500,), outcomes={"click": ((100,),)})
+            for name in ("a", "b")
+        ),
+    )
+    snapshot = msgspec.json.decode(stats(0, 10, cell("a", 500, 100), cell("b", 500, 100)), type=StatsPublished)
+    return encode(
+        msgspec.structs.replace(
+            snapshot, impressions_offset=at_ms, window_ms=16_000, at_ms=at_ms, watermark_ms=at_ms, delays=delays
+        )
+    )
+
+
+def test_without_new_counts_a_decision_follows_once_no_more_clicks_can_come(
+    settings: Settings, wait_until: Wait
+) -> None:
+    with running(build(settings, every_ms=20)):
+        send(settings, (b"0", young(2_500)))
+        first = latest(settings, wait_until, 1000)
+        assert first.delay is not None
+        assert first.delay.immature
+        send(settings, (b"0", young(3_000)))  # a heartbeat: time goes on
+        send(settings, (b"0", young(40_000)))
+        second = wait_until(
+            lambda: next((one for one in decisions(settings) if one.version > first.version), None), 20, "a decision"
+        )
+        assert second.evidence == first.evidence
+        assert not (second.delay and second.delay.immature)
+        send(settings, (b"0", young(41_000)), (b"1", stats(1, 1)))
+        send(settings, (b"1", stats(1, 2, cell("a", 1, 1))))
+        third = latest(settings, wait_until, 1001)
+    assert third.version == second.version + 1, "what is mature stays decided"
 
 
 def test_partitions_add_up_and_the_allocation_reaches_redis(stack: Settings, wait_until: Wait) -> None:
