@@ -32,9 +32,10 @@ from sluice.settings import Settings
 
 KEPT = "SLUICE_DATA"
 
-# Tests assert what is right, not how long it takes on whatever machine they run on.
+# Tests assert what is right, not how long it takes on whatever machine they run on. Hypothesis' own profile for CI also
+# takes the same examples every time.
 hypothesis.settings.register_profile("sluice", deadline=None)
-hypothesis.settings.load_profile("sluice")
+hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "sluice")
 
 
 @pytest.fixture(scope="session", autouse=True)
