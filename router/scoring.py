@@ -165,7 +165,7 @@ class Scoring:
             self._followers.append(follow_models(self._settings, {uri: uri}))
         except SluiceError as error:
             if self._failed.get(uri) != str(error):
-                log.error("%s", error)
+                log.error("%s: not served, the fallbacks of its variants rank: %s", uri, error)
             self._failed[uri] = str(error)
             if self._again is None or not self._again.is_alive():
                 self._again = threading.Timer(RETRY_S, self._load_again)
