@@ -152,7 +152,8 @@ class TestRedis(ClaimsContract):
 def cluster(tmp_path_factory: pytest.TempPathFactory, wait_until: Callable[..., Any]) -> Iterator[Any]:
     executable = redis_server.bundled() or redis_server.installed()
     assert executable is not None
-    folder, port = tmp_path_factory.mktemp("cluster"), free_port()
+    # Redis takes port + 10,000 for the bus of a cluster too and refuses ports for which there is none.
+    folder, port = tmp_path_factory.mktemp("cluster"), free_port() - 10_000
     url = f"redis://127.0.0.1:{port}/0"
     options = ["--port", str(port), "--bind", "127.0.0.1", "--cluster-enabled", "yes", "--save", ""]
     node = server.start("redis-server", url, [executable, *options], folder / "log", cwd=folder)
