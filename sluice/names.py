@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 __all__ = ["ASSIGNMENTS", "CLICKS", "DEAD_LETTERS", "DECISIONS", "EXPERIMENTS", "IMPRESSIONS", "LIFECYCLE"]
-__all__ += ["MAX_LETTER_BYTES", "RAW_IMPRESSIONS", "SHADOW", "TOPICS", "VARIANT_STATS", "Keys", "Topic"]
+__all__ += ["MAX_LETTER_BYTES", "RANKINGS", "RAW_IMPRESSIONS", "SHADOW", "TOPICS", "VARIANT_STATS", "Keys", "Topic"]
 
 IMPRESSIONS = "impressions"
 RAW_IMPRESSIONS = "raw-impressions"
@@ -17,6 +17,7 @@ EXPERIMENTS = "experiments"
 LIFECYCLE = "lifecycle"
 DEAD_LETTERS = "dead-letters"
 SHADOW = "shadow"
+RANKINGS = "rankings"
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ TOPICS: tuple[Topic, ...] = (
     Topic(CLICKS, True, _BY_TIME),
     Topic(ASSIGNMENTS, True, _BY_TIME),
     Topic(SHADOW, True, _BY_TIME),
+    Topic(RANKINGS, True, _BY_TIME),
     Topic(VARIANT_STATS, False, {**_COMPACT, **_LARGE}),
     Topic(DECISIONS, False, {**_KEEP_ALL, **_LARGE}),
     Topic(EXPERIMENTS, False, _COMPACT),

@@ -25,6 +25,7 @@ from sluice.domain.events import (
     StatsPublished,
 )
 from sluice.domain.experiment import Experiment
+from sluice.domain.rankings import SlateRanked
 from sluice.domain.shadow import ShadowCompared
 
 __all__ = ["FOLDER", "SCHEMAS", "files", "main"]
@@ -37,6 +38,7 @@ SCHEMAS: dict[str, Any] = {
     names.CLICKS: Clicks,
     names.ASSIGNMENTS: AssignmentMade,
     names.SHADOW: ShadowCompared,
+    names.RANKINGS: SlateRanked,
     names.VARIANT_STATS: StatsPublished,
     names.DECISIONS: DecisionMade,
     names.EXPERIMENTS: Experiment,

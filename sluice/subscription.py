@@ -28,6 +28,7 @@ from sluice.domain.events import (
     StatsPublished,
 )
 from sluice.domain.experiment import Experiment
+from sluice.domain.rankings import SlateRanked
 from sluice.domain.shadow import ShadowCompared
 from sluice.errors import ConfigError, InvalidEvent
 from sluice.settings import Settings
@@ -48,6 +49,7 @@ EVENT_TYPES: dict[str, Any] = {
     names.RAW_IMPRESSIONS: RawImpressionShown | Heartbeat,
     names.CLICKS: OutcomeObserved | Heartbeat,
     names.SHADOW: ShadowCompared,
+    names.RANKINGS: SlateRanked,
     names.DEAD_LETTERS: DeadLetter,
     names.EXPERIMENTS: Experiment,
     names.LIFECYCLE: dict[str, Any],
@@ -60,6 +62,7 @@ _HAS_EXPERIMENT = (
     names.IMPRESSIONS,
     names.EXPERIMENTS,
     names.SHADOW,
+    names.RANKINGS,
 )
 
 # A batch read waits out its whole timeout, so this is also the greatest delay a subscriber adds.
