@@ -18,7 +18,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 # uv from PATH, else one of our own from the package index.
 UV := $(shell command -v uv 2>/dev/null || echo .bootstrap/bin/uv)
 
-.PHONY: help install demo test test-fast lint bench mlflow infra-up infra-down clean lock
+.PHONY: help install demo test test-fast lint bench docs mlflow infra-up infra-down clean lock
 
 help:
 	@echo "make install     make .venv (the other targets do it by themselves)"
@@ -26,6 +26,7 @@ help:
 	@echo "make test        the whole test suite; make test-fast leaves out Apache Kafka and slow tests"
 	@echo "make lint        ruff, mypy --strict, import contracts"
 	@echo "make bench       throughput against named baselines"
+	@echo "make docs        the pages of docs/ as a site, in site/index.html"
 	@echo "make mlflow      the runs and models of sluice train and register, on port 5000 (PORT=5001: another)"
 	@echo "make infra-up    start a broker and a Redis; make infra-down stops them"
 	@echo "make lock        resolve requirements.lock anew"
@@ -73,6 +74,10 @@ lint: $(STAMP)
 bench: $(STAMP)
 	@$(BIN)/sluice bench count $(ARGS)
 
+docs: $(STAMP)
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet $(ARGS)
+	@echo "site/index.html"
+
 # The database that `sluice train` writes to, unless SLUICE_MLFLOW names another.
 mlflow: $(STAMP)
 	@echo "runs and models: http://127.0.0.1:$(PORT)/#/experiments?workflowType=machine_learning"
@@ -97,5 +102,5 @@ lock: | $(filter .bootstrap/%,$(UV))
 
 # Data in data/ and the state folder of running servers are not ours to delete.
 clean:
-	rm -rf .venv .bootstrap build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv .bootstrap build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
