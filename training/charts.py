@@ -1,49 +1,18 @@
-"""Charts of an evaluation as SVG that stands in a page and follows its colours. Library: matplotlib."""
+"""Charts of an evaluation. Library: matplotlib, by `sluice.pages`."""
 
 from __future__ import annotations
 
-import html
-import io
-import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
+from sluice.pages.drawing import COLOURS, LINES, MARKS, Chart, Drawing, colour
 from training.curves import Bin, Curve
 from training.simultaneous import Interval
 
-__all__ = ["COLOURS", "Chart", "boxes", "curves", "dots", "inline", "reliability_chart"]
-
-# Light page. In a page each becomes the variable of its name, so that a dark page can choose others.
-COLOURS = {
-    "ink": "#1d2433", "faint": "#c9ced8", "paper": "#fefefd",
-    "c1": "#0b62b4", "c2": "#c94f04", "c3": "#0c8662", "c4": "#8d4fb0", "c5": "#7a7f8c",
-}  # fmt: skip
-_LINES: Sequence[Any] = ("-", (0, (4, 2)), (0, (1, 1.2)), (0, (6, 1.5, 1, 1.5)), (0, (2, 2)))
-_MARKS = ("o", "s", "^", "D", "v")
-_STYLE: Any = {
-    "svg.fonttype": "none", "svg.hashsalt": "sluice", "text.parse_math": False,
-    "font.size": 9.5, "axes.edgecolor": COLOURS["faint"],
-    "axes.labelcolor": COLOURS["ink"], "text.color": COLOURS["ink"], "xtick.color": COLOURS["ink"],
-    "ytick.color": COLOURS["ink"], "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True,
-    "grid.color": COLOURS["faint"], "grid.alpha": 0.5, "grid.linewidth": 0.6, "legend.frameon": False,
-    "legend.fontsize": 8.5, "axes.axisbelow": True,
-}  # fmt: skip
-_WIDTH = 4.7
-"""Inches: 340 points, the width of a phone, so that text keeps its size there."""
-
-
-class Chart(NamedTuple):
-    name: str
-    """Of the file, and of the ids in a page"""
-    alt: str
-    """What a person sees in it, in words"""
-    svg: str
-    """A document of its own"""
+__all__ = ["boxes", "curves", "dots", "reliability_chart"]
 
 
 def curves(
@@ -56,7 +25,7 @@ def curves(
         if reference is not None:
             axes.plot(*reference, color=COLOURS["faint"], linewidth=1.2, label="chance")
         for place, (label, line) in enumerate(lines.items()):
-            axes.plot(*line, color=_colour(place), linestyle=_LINES[place % len(_LINES)], linewidth=1.6, label=label)
+            axes.plot(*line, color=colour(place), linestyle=LINES[place % len(LINES)], linewidth=1.6, label=label)
         axes.set(xlabel=x, ylabel=y, xlim=(0, 1), ylim=(bottom, top))
         axes.legend(loc="best")
 
@@ -113,8 +82,8 @@ def boxes(name: str, alt: str, models: Mapping[str, Sequence[float]], y: str) ->
         )  # fmt: skip
         for place, values in zip(places, models.values(), strict=True):
             spread = place + np.linspace(-0.12, 0.12, len(values))
-            axes.plot(spread, values, linestyle="", marker=_MARKS[(place - 1) % len(_MARKS)], markersize=4.5,
-                      color=_colour(place - 1))  # fmt: skip
+            axes.plot(spread, values, linestyle="", marker=MARKS[(place - 1) % len(MARKS)], markersize=4.5,
+                      color=colour(place - 1))  # fmt: skip
         axes.set_xticks(list(places), list(models))
         axes.set(ylabel=y)
         axes.grid(axis="x", visible=False)
@@ -122,30 +91,8 @@ def boxes(name: str, alt: str, models: Mapping[str, Sequence[float]], y: str) ->
     return _chart(name, alt, 2.9, draw)
 
 
-def inline(chart: Chart) -> str:
-    """An `<svg>` element for a page: its colours are variables, its ids are its own, it refers to nothing outside."""
-    svg = chart.svg[chart.svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", svg, flags=re.DOTALL)
-    svg = re.sub(r'\sxmlns(:\w+)?="[^"]*"', "", svg).replace("xlink:href", "href")
-    svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{chart.name}-", svg)
-    svg = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r" font-family: [^;]*;", "", svg)
-    for name, colour in COLOURS.items():
-        svg = svg.replace(colour, f"var(--{name})")
-    # Width and height give way to the page; viewBox keeps the proportions.
-    head, rest = svg[: svg.index(">")], svg[svg.index(">") :]
-    head = re.sub(r'\s(width|height)="[^"]*"', "", head)
-    return f'{head} role="img" aria-label="{html.escape(chart.alt)}"{rest}'
-
-
 def _chart(name: str, alt: str, height: float, draw: Callable[[Axes], None]) -> Chart:
-    with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(_WIDTH, height), layout="constrained")
-        draw(figure.add_subplot())
-        target = io.StringIO()
-        # Without a date the same numbers give the same bytes.
-        figure.savefig(target, format="svg", transparent=True, metadata={"Date": None})
-    return Chart(name, alt, target.getvalue())
+    return Drawing(name, alt, height, draw).chart()
 
 
 def _intervals(
@@ -155,8 +102,8 @@ def _intervals(
     middle = np.array([one.value for one in values])
     ends = np.array([[one.value - one.low, one.high - one.value] for one in values]).reshape(-1, 2).T
     style: dict[str, Any] = {
-        "fmt": _MARKS[number % len(_MARKS)],
-        "color": _colour(number),
+        "fmt": MARKS[number % len(MARKS)],
+        "color": colour(number),
         "markersize": 4,
         "linewidth": 1.2,
     }
@@ -164,7 +111,3 @@ def _intervals(
         axes.errorbar(middle, places, xerr=ends, label=label, **style)
     else:
         axes.errorbar(places, middle, yerr=ends, label=label, **style)
-
-
-def _colour(place: int) -> str:
-    return COLOURS[f"c{place % 5 + 1}"]

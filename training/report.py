@@ -1,4 +1,4 @@
-"""The report of an evaluation: one HTML file that needs nothing else. Library: jinja2 (autoescape on)."""
+"""The report of an evaluation: one HTML file that needs nothing else. Library: jinja2, by `sluice.pages`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
-from training.charts import Chart, inline
+from sluice.pages.drawing import Chart, inline
+from sluice.pages.page import render
 from training.evaluate import DRAWS
 from training.evaluation import Evaluation
 from training.report_charts import charts
@@ -49,39 +50,34 @@ def make_report(found: Evaluation, versions: Mapping[str, str], title: str = "")
 def _render(
     found: Evaluation, versions: Mapping[str, str], title: str, made: Mapping[str, Table], drawn: Mapping[str, Chart]
 ) -> str:
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
     def chart(name: str) -> Markup:
         # The SVG comes from matplotlib, which escapes the texts in it.
         return Markup(inline(drawn[name]))
 
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True,
-    )  # fmt: skip
-    environment.filters |= {"number": _number, "ends": _ends, "interval": lambda cell: isinstance(cell, Interval)}
-    page = environment.get_template("report.html.j2")
-    return page.render(
-        title=title,
-        found=found,
-        key_table=_key_table(found, made["ranking"]),
-        tables=made,
-        charts=drawn,
-        chart=chart,
-        segment_kinds={
+    values = {
+        "title": title,
+        "found": found,
+        "key_table": _key_table(found, made["ranking"]),
+        "tables": made,
+        "charts": drawn,
+        "chart": chart,
+        "segment_kinds": {
             kind: [name for name in drawn if name.startswith(f"segments-{_slug(kind)}-")]
             for kind in dict.fromkeys(one.kind for one in found.segments)
         },
-        segment_words=segment_words(found),
-        fold_words={kind: fold_words(found, kind) for kind in ("rolling", "grouped")},
-        fairness_words=fairness_words(found),
-        caveats=caveats(found),
-        models={one.name: MODELS[one.name].text for one in found.trained},
-        facts=_facts(found),
-        versions=versions,
-        draws=DRAWS,
-    )
+        "segment_words": segment_words(found),
+        "fold_words": {kind: fold_words(found, kind) for kind in ("rolling", "grouped")},
+        "fairness_words": fairness_words(found),
+        "caveats": caveats(found),
+        "models": {one.name: MODELS[one.name].text for one in found.trained},
+        "facts": _facts(found),
+        "versions": versions,
+        "draws": DRAWS,
+    }
+    filters = {"number": _number, "ends": _ends, "interval": lambda cell: isinstance(cell, Interval)}
+    return render(TEMPLATES / "report.html.j2", values, filters)
 
 
 def _key_table(found: Evaluation, ranking: Table) -> Table:

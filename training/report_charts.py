@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from training.charts import Chart, boxes, curves, dots, reliability_chart
+from sluice.pages.drawing import Chart
+from training.charts import boxes, curves, dots, reliability_chart
 from training.curves import Curve, gain, lift, precision_recall, reliability, roc
 from training.evaluation import Evaluation
 from training.folds import GROUPED, ROLLING, FoldFigures

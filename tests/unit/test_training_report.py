@@ -15,7 +15,8 @@ from movielens_files import write_movielens
 from openmp import without_openmp
 
 from sluice.cli import main
-from training.charts import dots, inline
+from sluice.pages.drawing import inline
+from training.charts import dots
 from training.delong import Difference
 from training.evaluate import Comparison
 from training.evaluation import Evaluation, run_evaluation
