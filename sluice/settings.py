@@ -8,6 +8,8 @@
 | `SLUICE_STATE` | folder of `sluice infra`, prepared data and models, `.sluice` by default |
 | `SLUICE_MLFLOW` | MLflow server (`http://host:5000`) or database; SQLite in the state folder by default |
 | `SLUICE_TOKEN` | bearer token that the HTTP API of the router asks for, and that `sluice.Client` sends |
+| `SLUICE_METRICS` | `host:port` at which a service also serves `/metrics`, `/health` and `/ready`, without a token |
+| `SLUICE_LOG` | `json` or `text`, and a level: `json,debug`; by default text on a terminal, else JSON |
 | `SLUICE_PREFIX` | prefix of all Redis keys |
 | `SLUICE_PARTITIONS` | partitions of the topics keyed by the user, when they are created |
 | `SLUICE_WINDOW_MS`, `SLUICE_LATENESS_MS` | attribution window and allowed lateness |
@@ -25,6 +27,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from urllib.parse import unquote
 
 from sluice.errors import ConfigError
 
@@ -45,6 +48,7 @@ class Settings:
     """Tracking URI; see `mlflow_uri`"""
     token: str = ""
     """Without one the HTTP API is open to whoever reaches it, and changes no experiment"""
+    metrics: str = ""
     prefix: str = "sluice:"
     partitions: int = 4
     window_ms: int = 30 * 60 * 1000
@@ -76,6 +80,7 @@ class Settings:
             state=state,
             mlflow=env.get("SLUICE_MLFLOW", ""),
             token=env.get("SLUICE_TOKEN", ""),
+            metrics=env.get("SLUICE_METRICS", ""),
             prefix=env.get("SLUICE_PREFIX", "sluice:"),
             accept_truncated=env.get("SLUICE_ACCEPT_TRUNCATED", "") not in ("", "0"),
             **numbers,
@@ -96,6 +101,14 @@ class Settings:
         """Where runs and models are kept: `mlflow`, else a database in the state folder."""
         return self.mlflow or f"sqlite:///{(self.state / MLFLOW_FILE).absolute()}"
 
+    def secrets(self) -> tuple[str, ...]:
+        """Passwords and tokens, as they are written and as they are meant; longest first."""
+        found = {self.token, *(value for key, value in self.kafka_config.items() if _is_secret(key))}
+        for url in (self.redis, self.mlflow):
+            credentials, _, place = url.partition("://")[2].rpartition("@")
+            found |= {credentials.partition(":")[2], *re.findall(r"password=([^&]*)", place)}
+        return tuple(sorted((found | {unquote(secret) for secret in found}) - {""}, key=len, reverse=True))
+
     def __repr__(self) -> str:
         shown = {f.name: getattr(self, f.name) for f in fields(self)}
         shown["kafka_config"] = {key: _mask(key, value) for key, value in self.kafka_config.items()}
@@ -114,7 +127,11 @@ def masked_url(url: str) -> str:
 
 
 def _mask(key: str, value: str) -> str:
-    return "***" if any(word in key for word in ("password", "secret", "key", "token", "jaas")) else value
+    return "***" if _is_secret(key) else value
+
+
+def _is_secret(key: str) -> bool:
+    return any(word in key for word in ("password", "secret", "key", "token", "jaas"))
 
 
 def _running_infra(state: Path) -> dict[str, str]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
@@ -16,8 +18,8 @@ from sluice.names import TOPICS
 from sluice.settings import Settings
 
 __all__ = ["Consumer", "KafkaError", "KafkaException", "Message", "Producer", "TopicPartition"]
-__all__ += ["cluster_id", "consumer", "end_offsets", "ensure_topics", "missing_topics", "partition_count", "producer"]
-__all__ += ["wait_for_broker"]
+__all__ += ["cluster_id", "complain", "consumer", "end_offsets", "ensure_topics", "errors_told", "is_away"]
+__all__ += ["missing_topics", "partition_count", "producer", "wait_for_broker"]
 
 log = logging.getLogger(__name__)
 
@@ -32,14 +34,21 @@ _NO_LEADER_YET = (KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVA
 
 
 class _Complaints:
-    """Errors of a client's connections, one log line each half minute however many clients complain."""
+    """Errors of this process' clients: all are counted, and told once each half minute however many complain."""
 
     EVERY_S = 30.0
+    AWAY_S = 10.0
+    """While no broker answers the clients say so at least so often: they try again every two seconds"""
 
     def __init__(self) -> None:
         self._last: dict[str, float] = {}
+        self.counts: Counter[str] = Counter()
+        self.down_at_s = -math.inf
 
     def __call__(self, error: KafkaError) -> None:
+        self.counts[error.name()] += 1
+        if error.code() == KafkaError._ALL_BROKERS_DOWN:
+            self.down_at_s = time.monotonic()
         if error.code() in (KafkaError._TRANSPORT, KafkaError._RESOLVE) and not error.fatal():
             return  # one connection of several; when it was the last, _ALL_BROKERS_DOWN follows
         now = time.monotonic()
@@ -49,7 +58,18 @@ class _Complaints:
             log.warning("Kafka: %s; retrying", "no broker answers" if down else error.str())
 
 
-_complain = _Complaints()
+complain = _Complaints()
+"""What a client that has no callback of its own does with errors that need nobody to act"""
+
+
+def errors_told() -> dict[str, int]:
+    """Name of an error → how often the clients of this process told it."""
+    return dict(complain.counts)
+
+
+def is_away() -> bool:
+    """Whether clients of this process have said within ten seconds that no broker answers."""
+    return time.monotonic() - complain.down_at_s < complain.AWAY_S
 
 
 def _common(settings: Settings) -> dict[str, Any]:
@@ -81,7 +101,7 @@ def producer(settings: Settings, overrides: Mapping[str, Any] | None = None) -> 
         Producer,
         {
             **_common(settings),
-            "error_cb": _complain,
+            "error_cb": complain,
             "partitioner": PARTITIONER,
             "enable.idempotence": True,
             "acks": "all",
@@ -101,7 +121,7 @@ def consumer(
         Consumer,
         {
             **_common(settings),
-            "error_cb": _complain,
+            "error_cb": complain,
             "group.id": group,
             "enable.auto.commit": False,
             "enable.partition.eof": False,

@@ -3,16 +3,68 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import redis
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
+from redis.client import Pipeline
+from redis.exceptions import NoScriptError, RedisError
 from redis.retry import Retry
 
 from sluice.errors import ConfigError, TransportError
 from sluice.settings import Settings, masked_url
 
-__all__ = ["RedisError", "connect", "ping", "server_info", "wait_for_redis"]
+__all__ = ["RedisError", "connect", "failed_calls", "is_away", "ping", "server_info", "wait_for_redis"]
+
+
+class _Calls:
+    """How the calls of this process went, whichever client made them."""
+
+    failed = 0
+    away = False
+
+    def note(self, error: RedisError) -> None:
+        if not isinstance(error, NoScriptError):  # the answer to the first call of every script
+            self.failed += 1
+            self.away = True
+
+
+_calls = _Calls()
+
+
+def failed_calls() -> int:
+    """Calls that failed since the process began, each try by itself."""
+    return _calls.failed
+
+
+def is_away() -> bool:
+    """Whether the last call of this process failed."""
+    return _calls.away
+
+
+class _Client(redis.Redis):
+    def execute_command(self, *args: Any, **options: Any) -> Any:
+        try:
+            answer = super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
+        except RedisError as error:
+            _calls.note(error)
+            raise
+        _calls.away = False
+        return answer
+
+    def pipeline(self, transaction: bool = True, shard_hint: Any = None) -> Pipeline:
+        return _Pipeline(self.connection_pool, self.response_callbacks, transaction, shard_hint)
+
+
+class _Pipeline(Pipeline):
+    def execute(self, raise_on_error: bool = True) -> list[Any]:
+        try:
+            answers: list[Any] = super().execute(raise_on_error)
+        except RedisError as error:
+            _calls.note(error)
+            raise
+        _calls.away = False
+        return answers
 
 
 def connect(settings: Settings, *, timeout_s: float = 10.0) -> redis.Redis:
@@ -22,7 +74,7 @@ def connect(settings: Settings, *, timeout_s: float = 10.0) -> redis.Redis:
     """
     url = settings.require_redis()
     try:
-        return redis.Redis.from_url(
+        return _Client.from_url(
             url,
             socket_timeout=timeout_s,
             socket_connect_timeout=min(5.0, timeout_s),
