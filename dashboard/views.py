@@ -1,7 +1,7 @@
 """What the page is told, as frozen structs: the JSON contract of `sluice dashboard`. Library: msgspec.
 
-Times are integer milliseconds: `at_ms` is event time (−1: none yet), `wall_ms`, `updated_ms`, `since_ms` and `now_ms` are
-clock time. A number that is not known is null; rates are shares in [0, 1].
+Times are integer milliseconds: `at_ms` is event time (−1: none yet), `wall_ms`, `updated_ms`, `since_ms` and `now_ms`
+are clock time. A number that is not known is null; rates are shares in [0, 1].
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class MetricView(Struct, frozen=True, kw_only=True):
 
 
 class ResultView(Struct, frozen=True, kw_only=True):
-    """One variant of a decision. Field by field as `VariantResult` of topic `decisions`, each null where it is missing."""
+    """One variant of a decision: the fields of `VariantResult` of topic `decisions`, each null where it is missing."""
 
     variant: str
     units: int | None = None
@@ -114,7 +114,7 @@ class SampleRatioView(Struct, frozen=True, kw_only=True):
     """Chi-square, right for one look"""
     always_valid_p: float | None
     status: Light
-    """mismatch: always-valid p < 0.001, the evidence is invalid; warning: below 0.05"""
+    """mismatch: always-valid p < 0.0005, the evidence is invalid; warning: below 0.05"""
 
 
 class MoveView(Struct, frozen=True, kw_only=True):
