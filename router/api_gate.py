@@ -12,7 +12,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from router.api_problems import ApiProblem, as_problem, problem_response
-from router.metrics import Metrics
+from sluice.adapters.metrics import Metrics
 
 __all__ = ["OPEN_PATHS", "Endpoint", "Gate"]
 

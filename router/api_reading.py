@@ -14,8 +14,8 @@ from fastapi.responses import StreamingResponse
 from router.api_document import answers, problem_answers
 from router.api_problems import ApiProblem, answered
 from router.decisions import Posted
-from router.metrics import CONTENT_TYPE
 from router.serving import Service
+from sluice.adapters.metrics import CONTENT_TYPE
 from sluice.domain.api import DecisionsAnswer, ExperimentAnswer, ExperimentsAnswer, HealthAnswer, ReadyAnswer
 from sluice.domain.experiment import Experiment, config_hash
 from sluice.live import ExperimentCounts, LiveCounters

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from types import MappingProxyType, TracebackType
 from typing import NamedTuple
@@ -113,6 +114,8 @@ class Router:
         if len(self._plans) != len(given):
             raise ConfigError("two experiments of one router share a name; names are unique")
         self._segmenter = Segmenter(_open(self._plans))
+        self._begun_s = time.monotonic()
+        self._updated_s: dict[str, float] = {}
 
     @property
     def experiments(self) -> tuple[Experiment, ...]:
@@ -123,6 +126,10 @@ class Router:
         """(version, variant → whole percents) with which new units of `experiment` are drawn now, but the reserved."""
         plan = self._plans[experiment]
         return plan.version, dict(plan.shares)
+
+    def allocation_age_s(self, experiment: str) -> float:
+        """Seconds since this router took up the allocation of `experiment` that is in use."""
+        return time.monotonic() - self._updated_s.get(experiment, self._begun_s)
 
     def define(self, experiment: Experiment) -> None:
         """Answer for `experiment` from now on as it is given here; the allocation in force stays, if it still fits."""
@@ -157,6 +164,7 @@ class Router:
             if version <= plan.version:
                 return False
             self._plans = {**self._plans, experiment: make_plan(plan.experiment, version, shares)}
+            self._updated_s[experiment] = time.monotonic()
         return True
 
     def assign(

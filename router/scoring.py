@@ -17,11 +17,11 @@ from typing import NamedTuple
 
 from router.batching import Batcher
 from router.degrading import Breaker
-from router.metrics import Metrics
 from router.models import ModelFollower, Served, follow_models
 from router.rankers import PRIOR_IMPRESSIONS, Context, Random
 from router.ranking import LiveRanking, RankRequest
 from sluice.adapters.features import FeatureStore
+from sluice.adapters.metrics import Metrics
 from sluice.domain.experiment import Experiment
 from sluice.errors import ModelUnusable, SluiceError
 from sluice.settings import Settings

@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -19,16 +19,17 @@ from router.decisions import DecisionBoard
 from router.degrading import Breaker, GuardedClaims
 from router.heartbeats import Heartbeats
 from router.live import AllocationFollower, CatalogueFollower
-from router.metrics import Metrics
 from router.routing import AssignmentRequest, Routed, Router
 from router.scoring import Scoring
 from router.shadow import Shadows, Work
 from router.shadow_worker import run as shadow_work
 from router.spool import Record, Spool
+from router.tally import allocation_readings, count_assignments
 from sluice.adapters.allocations import AllocationStore
 from sluice.adapters.assignments import AssignmentStore
 from sluice.adapters.features import FeatureStore
 from sluice.adapters.kafka import missing_topics
+from sluice.adapters.metrics import Metrics, Reading, experiment_readings
 from sluice.adapters.redis import connect, ping, wait_for_redis
 from sluice.domain.events import AssignmentMade, encode
 from sluice.domain.experiment import Experiment
@@ -86,6 +87,10 @@ class Service:
                 continue  # deleted this moment
             yield experiment, version, shares
 
+    def away(self) -> dict[str, bool]:
+        """Server → whether the service does without it."""
+        return {"redis": self.breaker.open, "kafka": self.courier.spooling}
+
     def begin_closing(self) -> None:
         """Let streams end and balancers look elsewhere; everything else goes on until `close`."""
         self.closing.set()
@@ -117,10 +122,9 @@ class _Assigner:
             Record(ASSIGNMENTS, one.user_id, encode(replace(one, degraded=True))) for one in made
         ]  # fmt: skip
         self._courier.post(records)
-        for (experiment, variant), number in Counter([(one.experiment, one.variant) for one in made]).items():
-            version = self._versions(experiment, variant)
-            self._metrics.count("sluice_assignments_total", experiment, variant, version, by=number)
-            if degraded:
+        count_assignments(self._metrics, made, self._versions)
+        if degraded:
+            for experiment, number in Counter([one.experiment for one in made]).items():
                 self._metrics.count("sluice_assignments_degraded_total", experiment, by=number)
 
     def work(self, batch: Sequence[Ask]) -> list[Assigned | Exception]:
@@ -173,7 +177,7 @@ def build_service(
 
 
 def _build(settings: Settings, spool_bytes: int, shadow_work: Work, closers: list[Callable[[], None]]) -> Service:
-    keys, metrics = Keys(settings.prefix), Metrics()
+    keys, metrics = Keys(settings.prefix), Metrics("router")
     patient = wait_for_redis(settings)
     closers.append(patient.close)
     spool = Spool(settings.state / SPOOL_FOLDER, max_bytes=spool_bytes)
@@ -195,15 +199,7 @@ def _build(settings: Settings, spool_bytes: int, shadow_work: Work, closers: lis
     router = Router((), claims, exposures=assigner.expose, retry_s=0)
     closers.append(router.close)
     assigner.router = router
-    changed: dict[str, float] = {}
-
-    def update(experiment: str, version: int, shares: Mapping[str, int]) -> bool:
-        taken = router.update(experiment, version, shares)
-        if taken:
-            changed[experiment] = time.monotonic()
-        return taken
-
-    allocations = AllocationFollower(settings, AllocationStore(patient, keys), (), update)
+    allocations = AllocationFollower(settings, AllocationStore(patient, keys), (), router.update)
     closers.append(allocations.close)
     define = following(router, None, allocations.follow)
 
@@ -222,8 +218,7 @@ def _build(settings: Settings, spool_bytes: int, shadow_work: Work, closers: lis
     service = Service(settings, router, metrics, courier, heartbeats, spool, breaker, board, assigning, scoring,
                       shadows, _closers=closers)  # fmt: skip
     scoring.wait()
-    begun = time.monotonic()
-    metrics.read_from(lambda: _readings(service, changed, begun))
+    metrics.read_from(lambda: _readings(service), ready=lambda: not service.closing.is_set(), away=service.away)
     return service
 
 
@@ -242,20 +237,16 @@ def _shadows(settings: Settings, metrics: Metrics, courier: Courier, work: Work)
     return Shadows(settings, metrics, post, work)
 
 
-def _readings(
-    service: Service, changed: Mapping[str, float], begun: float
-) -> Iterator[tuple[str, tuple[str, ...], float]]:
-    now = time.monotonic()
+def _readings(service: Service) -> Reading:
     yield "sluice_waiting", ("assign",), len(service.assigning)
     yield "sluice_waiting", ("rank",), len(service.scoring)
     yield "sluice_waiting", ("shadow",), len(service.shadows)
     yield "sluice_waiting", ("kafka",), service.courier.queued
     yield "sluice_spool_bytes", (), service.spool.bytes
+    yield "sluice_spool_limit_bytes", (), service.spool.max_bytes
     yield "sluice_records_lost_total", (), service.courier.lost
-    yield "sluice_away", ("redis",), service.breaker.open
-    yield "sluice_away", ("kafka",), service.courier.spooling
-    for experiment, version, _ in service.in_use():
-        yield "sluice_allocation_version", (experiment.name,), version
-        yield "sluice_allocation_age_seconds", (experiment.name,), now - changed.get(experiment.name, begun)
+    yield from experiment_readings(service.router.experiments)
+    yield from allocation_readings(service.router)
+    yield "sluice_models_unserved", (), len(service.scoring.unserved())
     for model, number in service.scoring.versions().items():
         yield "sluice_model_version", (model, number), 1

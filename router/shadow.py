@@ -19,10 +19,10 @@ from typing import NamedTuple
 
 import msgspec
 
-from router.metrics import Metrics
 from router.scoring import Job, Scored
 from router.shadow_worker import Question, Reply, record_of, run
 from router.spool import Record
+from sluice.adapters.metrics import Metrics
 from sluice.domain.events import encode
 from sluice.domain.experiment import Experiment
 from sluice.domain.shadow import Failure

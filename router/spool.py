@@ -52,7 +52,7 @@ class Spool:
     def __init__(self, folder: Path, *, max_bytes: int = 256 * 1024 * 1024, segment_bytes: int = SEGMENT_BYTES) -> None:
         """What an earlier process left in `folder` comes first. Raises ConfigError when another one uses it."""
         self._folder = folder
-        self._max_bytes = max_bytes
+        self.max_bytes = max_bytes
         self._segment_bytes = segment_bytes
         self._mutex = threading.RLock()
         self._owner = _own(folder)
@@ -80,8 +80,8 @@ class Spool:
             payload = _encode(record)
             frames += _HEADER.pack(len(payload), zlib.crc32(payload)) + payload
         with self._mutex:
-            if self.bytes + len(frames) > self._max_bytes:
-                raise TransportError(f"spool {self._folder}: {self._max_bytes} bytes are in use")
+            if self.bytes + len(frames) > self.max_bytes:
+                raise TransportError(f"spool {self._folder}: {self.max_bytes} bytes are in use")
             try:
                 self._write(frames)
             except OSError as error:

@@ -17,8 +17,9 @@ from prometheus_client.registry import Collector
 
 from sluice.adapters import kafka, redis
 from sluice.adapters.telemetry import METRICS, Described, Service
+from sluice.domain.experiment import Experiment
 
-__all__ = ["CONTENT_TYPE", "Metrics", "Reading", "servers_away"]
+__all__ = ["CONTENT_TYPE", "Metrics", "Reading", "experiment_readings", "servers_away"]
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
@@ -30,6 +31,15 @@ Source = Callable[[], Reading]
 def servers_away() -> dict[str, bool]:
     """Server → whether the clients of this process do without it, as their last calls went."""
     return {"redis": redis.is_away(), "kafka": kafka.is_away()}
+
+
+def experiment_readings(experiments: Iterable[Experiment]) -> Reading:
+    """What stands in the catalogue."""
+    for one in experiments:
+        yield "sluice_experiment_info", (one.name, one.state.status), 1
+        for variant in one.variants:
+            role = "control" if variant.name == one.control_name else "treatment"
+            yield "sluice_variant_info", (one.name, variant.name, role, variant.ranker or variant.name), 1
 
 
 class Metrics:

@@ -3,14 +3,16 @@
 Labels have few values: routes and statuses are the services' own, experiments and variants those of the catalogue or
 of the counts (at most 10,000 by name), model versions those that served since the start. Beside these each service
 tells of its process what prometheus-client tells by itself: `process_cpu_seconds_total`,
-`process_resident_memory_bytes`, `process_open_fds` and so on. `sluice.adapters.metrics` counts, reads and serves them.
+`process_resident_memory_bytes`, `process_open_fds` and so on. `sluice.adapters.metrics` counts and reads them,
+`sluice.adapters.exporter` serves them. `python -m sluice.adapters.telemetry > docs/metrics.md` writes the page.
 """
 
 from __future__ import annotations
 
+import sys
 from typing import Literal, NamedTuple
 
-__all__ = ["METRICS", "SERVICES", "Described", "Service"]
+__all__ = ["METRICS", "SERVICES", "Described", "Service", "page"]
 
 Service = Literal["router", "process", "features", "resolve", "analyze", "replay", "dashboard", "drift"]
 SERVICES: dict[Service, str] = {
@@ -276,7 +278,63 @@ _DRIFTING = {
     ),
 }
 
-METRICS: dict[str, Described] = {
-    **_OF_ALL, **_HTTP, **_EXPERIMENTS, **_ROUTING, **_SERVING, **_READING, **_COUNTING, **_LEARNING, **_RESOLVING,
-    **_ANALYZING, **_REPLAYING, **_SHOWING, **_DRIFTING,
-}  # fmt: skip
+_GROUPS = {
+    "Every service": _OF_ALL,
+    "HTTP": _HTTP,
+    "Experiments": _EXPERIMENTS,
+    "Assignments and allocations": _ROUTING,
+    "The router": _SERVING,
+    "Readers of topics": _READING,
+    "Counting": _COUNTING,
+    "Features": _LEARNING,
+    "Resolver": _RESOLVING,
+    "Decisions": _ANALYZING,
+    "Replay": _REPLAYING,
+    "Dashboard": _SHOWING,
+    "Drift": _DRIFTING,
+}
+
+METRICS: dict[str, Described] = {name: told for group in _GROUPS.values() for name, told in group.items()}
+
+_ABOUT = """<!-- Written by `python -m sluice.adapters.telemetry`; edit the table there. -->
+# Metrics
+
+Every service serves its metrics in Prometheus' text format: at `/metrics`, with `/health` (200 while the process lives)
+and `/ready` (200 while it does its work, else 503) beside them.
+
+| service | command |
+|---|---|
+{services}
+
+- `--metrics-port N` serves them on 127.0.0.1 (0 takes a free port, which the log tells); `SLUICE_METRICS=host:port` at
+  any address, for containers. By default there is none. One process an address: two on one host need two ports.
+- `sluice route` and `sluice dashboard` have them on their own HTTP port as well, behind the token where there is one.
+- They hold names of experiments, variants and models, and no more of what anybody did. No token guards them: let
+  nobody but Prometheus reach the address.
+- Values that a service keeps anyway are read when somebody asks, on the thread of whoever asks.
+- `…_timestamp_seconds` are seconds since 1970. Those of *event time* lie in the past when a log is replayed.
+- Totals of `sluice_records_total` belong to the partitions and move with them to another process; sum over processes.
+- What the analyzer tells of the counts is exact, over all partitions; two analyzers tell the same, so take the `max`.
+- `process_cpu_seconds_total`, `process_resident_memory_bytes` and so on are there too, from prometheus-client (Linux).
+"""
+_HEAD = "| name | kind | unit | labels | meaning | services |\n|---|---|---|---|---|---|"
+
+
+def page() -> str:
+    """The page docs/metrics.md."""
+    services = "\n".join(f"| `{name}` | {command} |" for name, command in SERVICES.items())
+    parts = [_ABOUT.format(services=services)]
+    for title, group in _GROUPS.items():
+        rows = "\n".join(_row(name, told) for name, told in group.items())
+        parts.append(f"## {title}\n\n{_HEAD}\n{rows}\n")
+    return "\n".join(parts)
+
+
+def _row(name: str, told: Described) -> str:
+    labels = ", ".join(f"`{label}`" for label in told.labels) or "–"
+    services = "all" if told.services == _ALL else ", ".join(told.services)
+    return f"| `{name}` | {told.kind} | {told.unit or '–'} | {labels} | {told.meaning} | {services} |"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(page())
