@@ -9,6 +9,7 @@ from typing import NamedTuple
 from msgspec import Struct
 
 from producers.candidates import LIKED_MILLI, Shown
+from sluice.adapters.checkpoints import ReplayTruth
 
 __all__ = ["Accounting", "SlateResult", "Totals", "result_of"]
 
@@ -51,14 +52,25 @@ class Totals(Struct):
             self.true_clicks[name] = self.true_clicks.get(name, 0) + count
             self.true_impressions[name] = self.true_impressions.get(name, 0) + impressions[name]
 
+    def truth(self, variants: Sequence[str]) -> ReplayTruth:
+        """What is true so far, for whoever watches; the best variant is the one that is best so far."""
+        true = [self.true_clicks.get(name, 0) for name in variants]
+        return ReplayTruth(
+            slates=self.slates,
+            true_rates={
+                name: _rate(self.true_clicks.get(name, 0), self.true_impressions.get(name, 0)) for name in variants
+            },
+            regret=max(true) - sum(self.clicks.values()),
+            regret_fixed_split=round(max(true) - sum(true) / len(true), 3),
+        )
+
     def summary(self, variants: Sequence[str]) -> dict[str, object]:
         """Rates per variant and regret in clicks; rates are null where nothing was shown.
 
         regret = clicks of the truly best variant, had it ranked every slate − clicks of what was shown;
         regret_fixed_split = the same with the mean over the variants for what was shown.
         """
-        true = [self.true_clicks.get(name, 0) for name in variants]
-        best = max(true)
+        known = self.truth(variants)
         return {
             "slates": self.slates,
             "impressions": sum(self.impressions.values()),
@@ -70,12 +82,12 @@ class Totals(Struct):
                     "impressions": self.impressions.get(name, 0),
                     "clicks": self.clicks.get(name, 0),
                     "ctr": _rate(self.clicks.get(name, 0), self.impressions.get(name, 0)),
-                    "true_ctr": _rate(self.true_clicks.get(name, 0), self.true_impressions.get(name, 0)),
+                    "true_ctr": known.true_rates[name],
                 }
                 for name in variants
             },
-            "regret": best - sum(self.clicks.values()),
-            "regret_fixed_split": round(best - sum(true) / len(true), 3),
+            "regret": known.regret,
+            "regret_fixed_split": known.regret_fixed_split,
         }
 
 

@@ -94,3 +94,6 @@ class Keys:
 
     def replay(self, name: str) -> str:
         return f"{self.prefix}replay:{name}"
+
+    def truth(self, experiment: str) -> str:
+        return f"{self.prefix}truth:{experiment}"

@@ -13,7 +13,7 @@ from sluice.adapters.counters import CounterStore
 from sluice.errors import TransportError
 from sluice.names import Keys
 
-__all__ = ["ReplayCheckpoint", "ReplayStore"]
+__all__ = ["ReplayCheckpoint", "ReplayStore", "ReplayTruth"]
 
 TTL_S = 30 * 24 * 3600
 
@@ -31,8 +31,20 @@ class ReplayCheckpoint(Struct, frozen=True, kw_only=True):
     finished: bool = False
 
 
+class ReplayTruth(Struct, frozen=True, kw_only=True):
+    """What a replay knows to be true of the experiment it ranks for, over the slates sent so far (docs/replay.md)."""
+
+    slates: int
+    true_rates: dict[str, float | None]
+    """Variant → click rate, had it ranked every slate; null before the first"""
+    regret: int
+    """In clicks"""
+    regret_fixed_split: float
+    finished: bool = False
+
+
 class ReplayStore:
-    """One checkpoint by name of a replay."""
+    """One checkpoint by name of a replay, and what is true by name of an experiment."""
 
     def __init__(self, client: redis.Redis, keys: Keys) -> None:
         self._client = client
@@ -63,6 +75,32 @@ class ReplayStore:
             self._client.set(self._keys.replay(name), msgspec.json.encode(checkpoint), ex=TTL_S)
         except redis.RedisError as error:
             raise TransportError(f"cannot store the checkpoint of the replay: {error}") from error
+
+    def save_truth(self, experiment: str, truth: ReplayTruth) -> None:
+        """Kept as long as a checkpoint. Raises TransportError when Redis is away."""
+        try:
+            self._client.set(self._keys.truth(experiment), msgspec.json.encode(truth), ex=TTL_S)
+        except redis.RedisError as error:
+            raise TransportError(f"cannot store what the replay knows: {error}") from error
+
+    def truths(self, experiments: Iterable[str]) -> dict[str, ReplayTruth]:
+        """Of those experiments that a replay ranks for. Raises TransportError when Redis is away."""
+        wanted = list(experiments)
+        try:
+            with self._client.pipeline(transaction=False) as pipe:  # on a cluster the keys lie apart
+                for name in wanted:
+                    pipe.get(self._keys.truth(name))
+                answers = pipe.execute()
+        except redis.RedisError as error:
+            raise TransportError(f"cannot read what the replay knows: {error}") from error
+        found = {}
+        for name, data in zip(wanted, answers, strict=True):
+            try:
+                if data is not None:
+                    found[name] = msgspec.json.decode(data, type=ReplayTruth)
+            except msgspec.DecodeError:
+                continue
+        return found
 
     def load(self, name: str) -> ReplayCheckpoint | None:
         """None when there is none, or none that this version can read. Raises TransportError when Redis is away."""
