@@ -16,6 +16,7 @@ from sluice.adapters import catalogue
 from sluice.adapters.kafka import producer
 from sluice.adapters.reader import TopicReader
 from sluice.adapters.redis import connect
+from sluice.adapters.telemetry import METRICS
 from sluice.domain.api import MAX_BODY_BYTES
 from sluice.domain.events import AssignmentMade, Heartbeat, ImpressionShown, OutcomeObserved, decode
 from sluice.domain.experiment import Experiment, Variant
@@ -365,15 +366,19 @@ def test_state_of_the_service(api: Running) -> None:
 
 
 def test_metrics_are_those_that_are_described(api: Running) -> None:
-    from router.metrics import METRICS
-
     api.post("/assign", {"units": [{"user_id": "m"}]})
     lines = api.get("/metrics").text.splitlines()
-    kinds = {line.split()[2]: line.split()[3] for line in lines if line.startswith("# TYPE") and "_created" not in line}
-    described = {name: told.kind for name, told in METRICS.items()}
-    assert {name: kinds.get(name) for name in described} == described
+    kinds = {line.split()[2]: line.split()[3] for line in lines if line.startswith("# TYPE sluice_")}
+    assert kinds == {name: told.kind for name, told in METRICS.items() if "router" in told.services}
     assert api.metric("sluice_http_requests_total", route="/assign", status="200") >= 1
     assert api.metric("sluice_allocation_version", experiment="other") == 0
+    assert api.metric("sluice_variant_info", experiment="other", role="control") == 1
+    assert api.metric("sluice_ready") == 1
+    drawn, expected = [
+        sum(api.metric(f"sluice_assignments_{what}_total", experiment="other", variant=name) for name in ("x", "y"))
+        for what in ("drawn", "expected")
+    ]
+    assert drawn == expected >= 1
 
 
 def test_the_page_needs_nothing_from_elsewhere(api: Running) -> None:

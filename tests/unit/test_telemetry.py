@@ -15,7 +15,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "metrics.md"
 
 
 def test_the_page_is_current() -> None:
-    assert PAGE.read_text(encoding="utf-8") == telemetry.page(), "run `python -m sluice.adapters.telemetry > docs/metrics.md`"
+    assert PAGE.read_text(encoding="utf-8") == telemetry.page(), "python -m sluice.adapters.telemetry > docs/metrics.md"
 
 
 @pytest.mark.parametrize("name", METRICS)
