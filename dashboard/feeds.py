@@ -61,8 +61,10 @@ class Feed(ABC):
         while not self._stop.is_set():
             try:
                 self.read()
-            except (SluiceError, KafkaException) as error:
+            except SluiceError as error:
                 self._failed(str(error))
+            except KafkaException as error:
+                self._failed(f"Kafka: {error.args[0].str()}")
             except Exception as error:
                 log.exception("%s failed", self._thread.name)
                 self._failed(f"{type(error).__name__}: {error}")

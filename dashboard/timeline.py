@@ -85,8 +85,8 @@ class Timeline:
             self._thin()
         return True
 
-    def bracket(self, first: int, last: int) -> tuple[int, int | None]:
-        """Offsets (start, stop) between which all records of versions first…last lie; stop None: the topic's end.
+    def bracket(self, first: int, last: int) -> tuple[int, int]:
+        """Offsets (start, stop) between which all records of versions first…last lie, as far as there are such.
 
         Raises ValueError when there are no points.
         """
@@ -94,14 +94,7 @@ class Timeline:
             raise ValueError("no decisions")
         versions, offsets = self._columns["version"], self._columns["offset"]
         start = offsets[max(0, bisect_right(versions, first) - 1)]
-        after = bisect_left(versions, last)
-        if after == len(versions):
-            return start, None
-        return start, offsets[after] + 1
-
-    def wall_ms(self) -> int | None:
-        """When the latest decision was written."""
-        return self._columns["wall_ms"][-1] if len(self) else None
+        return start, offsets[min(bisect_left(versions, last), len(versions) - 1)] + 1
 
     def series(
         self,

@@ -39,6 +39,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("training.cli:train", "Train the models behind the variants, and measure them."),
     "evaluate": ("training.evaluate_cli:evaluate", "Compare the models offline, with a report."),
     "register": ("training.register_command:register", "Let aliases point to trained models that pass the gate."),
+    "dashboard": ("dashboard.cli:dashboard", "The page that shows experiments as they run."),
     "bench": ("sluice.console.bench:bench", "Measure against named baselines."),
 }
 
