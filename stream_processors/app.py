@@ -23,9 +23,11 @@ from typing import Any
 import faust
 from mode import Service
 
+from sluice.adapters.metrics import Metrics, Reading
 from sluice.names import EXPERIMENTS
 from sluice.settings import Settings
-from stream_processors.shadow import run_shadow
+from stream_processors.readings import lag_readings
+from stream_processors.shadow import Lags, run_shadow
 from stream_processors.worker import Batch, CountingWorker
 
 __all__ = ["app", "build"]
@@ -35,8 +37,11 @@ log = logging.getLogger(__name__)
 OFFER_AGAIN_S = 1.0
 
 
-def build(settings: Settings, *, web_port: int | None = None, batch_size: int = 10_000) -> faust.App:
-    """The application, unconnected until it is started."""
+def build(
+    settings: Settings, *, web_port: int | None = None, batch_size: int = 10_000, metrics: Metrics | None = None
+) -> faust.App:
+    """The application, unconnected until it is started. It tells `metrics` what it does."""
+    told = metrics or Metrics("process")
     application = faust.App(
         f"sluice-process-{os.getpid()}",
         broker=[f"kafka://{address}" for address in (settings.kafka or "127.0.0.1:9092").split(",")],
@@ -63,6 +68,11 @@ def build(settings: Settings, *, web_port: int | None = None, batch_size: int = 
     working: dict[str, CountingWorker] = {}
     offered: list[Batch] = []
     taken = asyncio.Event()
+    shadow_lags: Lags = {}
+
+    def readings(worker: CountingWorker) -> Reading:
+        yield from worker.readings()
+        yield from lag_readings("shadow", shadow_lags)
 
     async def stop_loudly(error: Exception) -> None:
         # Faust would restart the agent and lose the batch from memory. The next start takes the partitions up
@@ -78,9 +88,10 @@ def build(settings: Settings, *, web_port: int | None = None, batch_size: int = 
 
         async def on_start(self) -> None:
             loop = asyncio.get_running_loop()
-            working["worker"] = await loop.run_in_executor(
-                hands, lambda: CountingWorker(settings, stopping=lambda: self.should_stop)
+            worker = working["worker"] = await loop.run_in_executor(
+                hands, lambda: CountingWorker(settings, stopping=lambda: self.should_stop, metrics=told)
             )
+            told.read_from(lambda: readings(worker), ready=lambda: worker.assigned)
 
         @Service.task
         async def _feed(self) -> None:
@@ -105,6 +116,7 @@ def build(settings: Settings, *, web_port: int | None = None, batch_size: int = 
                         await taken.wait()
 
         async def on_stop(self) -> None:
+            told.stop_reading()
             if "worker" in working:
                 await asyncio.get_running_loop().run_in_executor(hands, working["worker"].close)
             hands.shutdown(wait=False)
@@ -116,7 +128,9 @@ def build(settings: Settings, *, web_port: int | None = None, batch_size: int = 
 
         async def on_start(self) -> None:
             self.ending = threading.Event()
-            self.thread = threading.Thread(target=run_shadow, args=(settings, self.ending), name="shadow", daemon=True)
+            self.thread = threading.Thread(
+                target=run_shadow, args=(settings, self.ending, shadow_lags), name="shadow", daemon=True
+            )
             self.thread.start()
 
         async def on_stop(self) -> None:

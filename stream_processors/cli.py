@@ -11,8 +11,12 @@ import threading
 import click
 import msgspec
 
+from sluice.adapters import logs
+from sluice.adapters.exporter import exporting
 from sluice.adapters.kafka import partition_count, producer, wait_for_broker
+from sluice.adapters.metrics import Metrics
 from sluice.adapters.redis import wait_for_redis
+from sluice.console.options import metrics_port_option
 from sluice.names import CLICKS, IMPRESSIONS
 from sluice.settings import Settings
 
@@ -23,9 +27,11 @@ __all__ = ["features", "process", "resolve", "verify"]
 @click.option("--web-port", type=click.IntRange(1, 65535), help="Serve /state/ on 127.0.0.1 at this port.")
 @click.option("--batch", type=click.IntRange(1, 100_000), default=10_000, show_default=True, help="Records a batch.")
 @click.option("--loglevel", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True)
-def process(web_port: int | None, batch: int, loglevel: str) -> None:
+@metrics_port_option
+def process(web_port: int | None, batch: int, loglevel: str, metrics_port: int | None) -> None:
     """Attribute and count, exactly once into Redis. Any number may run; they share the partitions."""
     settings = Settings.load()
+    logs.configure("process", settings, level=loglevel)
     wait_for_broker(settings)
     wait_for_redis(settings)
     client = producer(settings)
@@ -38,16 +44,18 @@ def process(web_port: int | None, batch: int, loglevel: str) -> None:
     # Open impressions are many, live long and hold no cycles: looking for garbage among them is waste.
     gc.freeze()
     gc.set_threshold(100_000, 50, 100)
+    metrics = Metrics("process")
     worker = faust.Worker(
-        build(settings, web_port=web_port, batch_size=batch),
-        loglevel=loglevel.upper(),
+        build(settings, web_port=web_port, batch_size=batch, metrics=metrics),
+        override_logging=False,
         redirect_stdouts=False,
         quiet=True,
     )
     logging.getLogger("faust").setLevel(logging.WARNING)
     logging.getLogger("mode").setLevel(logging.ERROR)
     logging.getLogger("aiokafka").setLevel(logging.ERROR)
-    worker.execute_from_commandline()
+    with exporting(metrics, settings, metrics_port):
+        worker.execute_from_commandline()
 
 
 @click.command()
@@ -82,36 +90,44 @@ def verify(as_json: bool) -> None:
 
 
 @click.command()
-def resolve() -> None:
+@metrics_port_option
+def resolve(metrics_port: int | None) -> None:
     """Give the impressions of an existing click stream (topic `raw-impressions`) their assignments."""
     from stream_processors.resolver import run_resolver
 
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
-    run_resolver(Settings.load(), stop)
+    settings, metrics = Settings.load(), Metrics("resolve")
+    logs.configure("resolve", settings)
+    with exporting(metrics, settings, metrics_port):
+        run_resolver(settings, stop, metrics)
 
 
 @click.command()
 @click.option("--rebuild", is_flag=True, help="Forget all states first, and read the log from its beginning.")
 @click.option("--loglevel", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True)
-def features(rebuild: bool, loglevel: str) -> None:
+@metrics_port_option
+def features(rebuild: bool, loglevel: str, metrics_port: int | None) -> None:
     """Keep the features of users and items in Redis, from what the log says of ended slates.
 
     One keeper runs at a time: a second one takes over, and the first one ends.
     """
     from stream_processors.feature_worker import FeatureWorker
 
-    logging.basicConfig(level=loglevel.upper(), format="%(asctime)s %(levelname)s %(message)s")
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
-    settings = Settings.load()
-    wait_for_broker(settings)
-    worker = FeatureWorker(settings)
-    try:
-        if rebuild:
-            worker.reset()
-        worker.run(stop)
-    finally:
-        worker.close()
+    settings, metrics = Settings.load(), Metrics("features")
+    logs.configure("features", settings, level=loglevel)
+    with exporting(metrics, settings, metrics_port):
+        wait_for_broker(settings)
+        worker = FeatureWorker(settings)
+        metrics.read_from(worker.readings, ready=lambda: worker.keeping)
+        try:
+            if rebuild:
+                worker.reset()
+            worker.run(stop)
+        finally:
+            metrics.stop_reading()
+            worker.close()

@@ -44,6 +44,8 @@ class FeatureKeeper:
         self._digest, self._catalogue = "", Catalogue()
         self._looked_ms = self._committed_ms = 0
         self.joiner = SlateJoiner(definitions, [], Resume())
+        self.progress: KeeperProgress | None = None
+        """As last committed; None before"""
 
     def take_up(self, starts: Sequence[tuple[int, int]]) -> bool:
         """Own the states, and stand where they were committed. False while there is no catalogue to learn with.
@@ -117,6 +119,7 @@ class FeatureKeeper:
             behind=f"{TOPICS[topic]}[{partition}]",
         )
         self._keeping.commit(by_user, by_item, encode_resume(resume), progress)
+        self.progress = progress
 
     def _look_for_catalogue(self) -> None:
         self._looked_ms = self._now_ms()

@@ -20,11 +20,13 @@ from sluice.adapters.kafka import (
     end_offsets,
     partition_count,
 )
+from sluice.adapters.metrics import Reading
 from sluice.adapters.redis import wait_for_redis
 from sluice.errors import InvalidEvent, LogTruncated, TransportError
 from sluice.names import Keys
 from sluice.settings import Settings
 from stream_processors.feature_keeper import TOPICS, FeatureKeeper
+from stream_processors.readings import end_of, lag_readings
 from stream_processors.worker import definitions_of
 
 __all__ = ["FeatureWorker"]
@@ -59,6 +61,9 @@ class FeatureWorker:
             },
         )
         self._paused: set[tuple[int, int]] = set()
+        self._lags: dict[tuple[str, int], int] = {}
+        self.keeping = False
+        """True while the states are ours and nothing is away"""
 
     def reset(self) -> None:
         """Forget all states, so that `run` begins with the log's beginning. Raises TransportError."""
@@ -76,15 +81,28 @@ class FeatureWorker:
                 if self._take_up(stop):
                     if failed_s:
                         log.warning("features: went on after %.1f s", time.monotonic() - failed_s)
-                    wait_s, failed_s = FIRST_WAIT_S, 0.0
+                    wait_s, failed_s, self.keeping = FIRST_WAIT_S, 0.0, True
                     while not stop.is_set():
                         self._step()
             except (TransportError, KafkaException, InvalidEvent) as error:
+                self.keeping = False
                 if not failed_s:
                     failed_s = time.monotonic()
                     log.warning("features stay as they are: %s; trying again until it works", error)
                 stop.wait(wait_s)
                 wait_s = min(2 * wait_s, LONGEST_WAIT_S)
+
+    def readings(self) -> Reading:
+        """What is told of the keeping, on any thread."""
+        yield from lag_readings("features", self._lags)
+        yield "sluice_features_open_slates", (), self._keeper.joiner.open
+        progress = self._keeper.progress
+        if progress is None:
+            return
+        yield "sluice_features_slates_total", (), progress.slates
+        yield "sluice_features_progress_timestamp_seconds", (), progress.at_ms / 1000
+        if progress.applied_ms >= 0:
+            yield "sluice_features_applied_timestamp_seconds", (), progress.applied_ms / 1000
 
     def close(self) -> None:
         self._consumer.close()
@@ -106,7 +124,8 @@ class FeatureWorker:
                 joiner.skip_to(*place, low)
         self._consumer.assign([TopicPartition(TOPICS[t], p, joiner.offset(t, p)) for t, p in logs])
         self._paused = set()
-        log.info("keeping features, reading from %s", {f"{TOPICS[t]}[{p}]": joiner.offset(t, p) for t, p in logs})
+        offsets = {f"{TOPICS[t]}[{p}]": joiner.offset(t, p) for t, p in logs}
+        log.info("keeping features, reading from %s", offsets, extra={"offsets": offsets})
         return True
 
     def _firsts(self) -> list[tuple[int, int]]:
@@ -134,7 +153,8 @@ class FeatureWorker:
                 f"{text}; go on with what is there by SLUICE_ACCEPT_TRUNCATED=1, or begin anew with "
                 "`sluice features --rebuild`"
             )
-        log.warning("%s; going on from %d", text, low)
+        extra = {"topic": TOPICS[place[0]], "partition": place[1], "offsets": [offset, low]}
+        log.warning("%s; going on from %d", text, low, extra=extra)
 
     def _step(self) -> None:
         messages = self._consumer.consume(BATCH, POLL_S)
@@ -161,11 +181,12 @@ class FeatureWorker:
             raise TransportError(f"topic {message.topic()}: {error.str()}")
 
     def _lag(self) -> int:
-        joiner, lag = self._keeper.joiner, 0
+        joiner = self._keeper.joiner
         for topic, p in joiner.places():
-            _, end = self._consumer.get_watermark_offsets(TopicPartition(TOPICS[topic], p), cached=True)
-            lag += max(0, end - joiner.offset(topic, p))
-        return lag
+            end = end_of(self._consumer, TOPICS[topic], p)
+            if end is not None:
+                self._lags[TOPICS[topic], p] = max(0, end - joiner.offset(topic, p))
+        return sum(self._lags.values())
 
     def _bound_memory(self) -> None:
         """With many slates open, read on only where it can end some of them."""

@@ -25,6 +25,7 @@ from sluice.adapters.kafka import (
     partition_count,
     producer,
 )
+from sluice.adapters.metrics import Metrics, Reading
 from sluice.adapters.reader import TopicReader
 from sluice.adapters.redis import wait_for_redis
 from sluice.domain.assignment import StoredAssignment
@@ -42,6 +43,7 @@ from sluice.domain.experiment import Experiment
 from sluice.errors import InvalidEvent, TransportError
 from sluice.names import DEAD_LETTERS, EXPERIMENTS, IMPRESSIONS, MAX_LETTER_BYTES, RAW_IMPRESSIONS, Keys
 from sluice.settings import Settings
+from stream_processors.readings import end_of, lag_readings
 
 __all__ = ["Output", "resolve_batch", "run_resolver"]
 
@@ -100,13 +102,15 @@ def resolve_batch(batch: Sequence[Source], experiments: Sequence[Experiment], st
     return out
 
 
-def run_resolver(settings: Settings, stop: threading.Event) -> dict[str, int]:
+def run_resolver(settings: Settings, stop: threading.Event, metrics: Metrics | None = None) -> dict[str, int]:
     """Resolve until `stop` is set. Returns how many impressions were resolved, unassigned and malformed.
+
+    `metrics` are told the same, and how far the log is ahead.
 
     Raises TransportError when a record cannot be delivered, or Redis or the broker is away at the start.
     """
     store = AssignmentStore(wait_for_redis(settings), Keys(settings.prefix))
-    totals = Output().counts
+    totals, told = Output().counts, metrics or Metrics("resolve")
     with _Experiments(settings) as experiments:
         # Tansu takes half the session timeout to let a member in.
         reader = consumer(settings, group=f"{settings.prefix}resolver", overrides={"session.timeout.ms": 6000})
@@ -114,6 +118,7 @@ def run_resolver(settings: Settings, stop: threading.Event) -> dict[str, int]:
             partition_count(reader, RAW_IMPRESSIONS)
             reader.subscribe([RAW_IMPRESSIONS])
             sender = _Sender(settings)
+            told.read_from(lambda: _lag(reader), ready=lambda: True)
             while not stop.is_set():
                 batch = [source for message in reader.consume(BATCH, 0.2) if (source := _source(message))]
                 if not batch:
@@ -125,9 +130,22 @@ def run_resolver(settings: Settings, stop: threading.Event) -> dict[str, int]:
                 _commit(reader, batch)
                 for name, count in out.counts.items():
                     totals[name] += count
+                    told.count("sluice_resolved_total", name, by=count)
+                    if count and name != "resolved":
+                        told.count("sluice_dead_letters_total", RAW_IMPRESSIONS, name, by=count)
         finally:
+            told.stop_reading()
             reader.close()
     return totals
+
+
+def _lag(reader: Consumer) -> Reading:
+    lags = {}
+    for place in reader.position(reader.assignment()):
+        end = end_of(reader, RAW_IMPRESSIONS, place.partition)
+        if end is not None and place.offset >= 0:
+            lags[RAW_IMPRESSIONS, place.partition] = max(0, end - place.offset)
+    return lag_readings("resolver", lags)
 
 
 class _Experiments:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 
 from sluice.adapters.kafka import Consumer, KafkaException, Message, TopicPartition, consumer, end_offsets
 from sluice.adapters.redis import connect
@@ -18,8 +19,9 @@ from sluice.domain.shadow import ShadowCompared, ShadowKey, ShadowSums
 from sluice.errors import Fenced, InvalidEvent, TransportError
 from sluice.names import SHADOW, Keys
 from sluice.settings import Settings
+from stream_processors.readings import end_of
 
-__all__ = ["ShadowCounter", "run_shadow"]
+__all__ = ["Lags", "ShadowCounter", "run_shadow"]
 
 log = logging.getLogger(__name__)
 
@@ -27,20 +29,34 @@ BATCH = 10_000
 POLL_S = 0.2
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.2, 10.0
 
+Lags = dict[tuple[str, int], int]
+"""(topic, partition) → records that are not counted yet"""
 
-def run_shadow(settings: Settings, stop: threading.Event) -> None:
-    """Count until `stop` is set. Whatever fails is begun again from what Redis says."""
-    wait_s = FIRST_WAIT_S
+
+def run_shadow(settings: Settings, stop: threading.Event, lags: Lags) -> None:
+    """Count until `stop` is set; `lags` is kept up to date. Whatever fails is begun again from what Redis says."""
+    wait_s, failed_s = FIRST_WAIT_S, 0.0
     while not stop.is_set():
         try:
             with ShadowCounter(settings) as counter:
                 while not stop.is_set():
-                    if counter.step():
-                        wait_s = FIRST_WAIT_S
+                    counter.step()
+                    _replace(lags, counter.lags())
+                    if failed_s and lags:
+                        log.warning("shadows: went on after %.1f s", time.monotonic() - failed_s)
+                        wait_s, failed_s = FIRST_WAIT_S, 0.0
         except (TransportError, Fenced, KafkaException) as error:
-            log.warning("shadows are not counted: %s; trying again in %g s", error, wait_s)
+            if not failed_s:
+                failed_s = time.monotonic()
+                log.warning("shadows are not counted: %s; trying again until it works", error)
             stop.wait(wait_s)
             wait_s = min(2 * wait_s, LONGEST_WAIT_S)
+
+
+def _replace(lags: Lags, now: Lags) -> None:
+    lags.update(now)
+    for place in lags.keys() - now.keys():
+        del lags[place]
 
 
 class ShadowCounter:
@@ -79,6 +95,11 @@ class ShadowCounter:
             self._count(partition, records)
         return sum(map(len, by_partition.values()))
 
+    def lags(self) -> Lags:
+        """Of the partitions that it counts, as far as fetches have told where their logs end."""
+        ends = {partition: end_of(self._consumer, SHADOW, partition) for partition in self._next}
+        return {(SHADOW, p): max(0, end - self._next[p]) for p, end in ends.items() if end is not None}
+
     def _count(self, partition: int, records: list[Message]) -> None:
         sums = self._sums[partition]
         changed = set()
@@ -86,7 +107,10 @@ class ShadowCounter:
             try:
                 record = decode(message.value(), ShadowCompared)
             except InvalidEvent as error:
-                log.warning("topic %s[%d]: offset %s is skipped: %s", SHADOW, partition, message.offset(), error)
+                log.warning(
+                    "topic %s[%d]: offset %s is skipped: %s", SHADOW, partition, message.offset(), error,
+                    extra={"topic": SHADOW, "partition": partition, "offset": message.offset()},
+                )  # fmt: skip
                 continue
             assert isinstance(record, ShadowCompared)
             key = ShadowKey.of(record)

@@ -21,8 +21,10 @@ from sluice.adapters.kafka import (
     KafkaException,
     Message,
     TopicPartition,
+    complain,
     consumer,
 )
+from sluice.adapters.metrics import Metrics, Reading
 from sluice.adapters.reader import read_range
 from sluice.adapters.redis import RedisError, wait_for_redis
 from sluice.domain.definitions import Definitions
@@ -32,6 +34,7 @@ from sluice.settings import Settings
 from stream_processors.attribution import Rejected
 from stream_processors.outbox import Outbox
 from stream_processors.partition import PartitionCounter
+from stream_processors.readings import counting_readings
 
 __all__ = ["Batch", "CountingWorker", "definitions_of"]
 
@@ -86,17 +89,21 @@ class Totals:
 class CountingWorker:
     """Owns the partitions the consumer group gives it. Not thread-safe."""
 
-    def __init__(self, settings: Settings, *, stopping: Callable[[], bool] = lambda: False) -> None:
+    def __init__(
+        self, settings: Settings, *, stopping: Callable[[], bool] = lambda: False, metrics: Metrics | None = None
+    ) -> None:
         """Connects. Raises TransportError when the broker or Redis does not answer."""
         self.settings = settings
         self.definitions = definitions_of(settings)
         self.totals = Totals()
+        self.assigned = False
+        """True once it counts the partitions that it was given"""
+        self._metrics = metrics or Metrics("process")
         self._stopping = stopping
         self._store = CounterStore(wait_for_redis(settings), Keys(settings.prefix))
         self._outbox = Outbox(settings, stopping)
         self._owned: dict[int, _Owned] = {}
         self._generation = 0
-        self._broker_away_since = 0.0
         self._commits_failed = 0
         self._fetched = self._processed = 0
         self._consumer: Consumer = consumer(
@@ -113,7 +120,6 @@ class CountingWorker:
                 "fetch.wait.max.ms": 20,
                 "fetch.message.max.bytes": 4_000_000,
                 "queued.max.messages.kbytes": 65_536,
-                "error_cb": self._broker_error,
             },
         )
         self._consumer.subscribe([IMPRESSIONS, CLICKS], on_assign=self._assigned, on_revoke=self._revoked)
@@ -127,12 +133,14 @@ class CountingWorker:
         for partition in partitions:
             self._owned[partition] = self._load(partition)
         client.assign(self._places(partitions))
-        log.info("counting partitions %s", partitions)
+        self.assigned = True
+        log.info("counting partitions %s", partitions, extra={"partitions": partitions})
 
     def _revoked(self, client: Consumer, places: list[TopicPartition]) -> None:
         # Everything processed is committed; what was fetched and not processed is read again by the next owner.
-        log.info("let go of partitions %s", sorted({place.partition for place in places}))
-        self._owned = {}
+        partitions = sorted({place.partition for place in places})
+        log.info("let go of partitions %s", partitions, extra={"partitions": partitions})
+        self._owned, self.assigned = {}, False
 
     def _places(self, partitions: list[int]) -> list[TopicPartition]:
         return [
@@ -152,7 +160,7 @@ class CountingWorker:
             if stored is not None:
                 log.warning(
                     "partition %d was counted with %s, this worker counts with %s: counting again from the log",
-                    partition, stored.definitions, self.definitions,
+                    partition, stored.definitions, self.definitions, extra={"partition": partition},
                 )  # fmt: skip
             start = self._log_start(partition)
         counter = PartitionCounter(partition, self.definitions, stored, start=start)
@@ -167,7 +175,10 @@ class CountingWorker:
             counter.rebuilt(self._store)
             self.totals.rebuilt += 1
             (i0, i1), (c0, c1) = ranges
-            log.info("partition %d: rebuilt from impressions %d–%d, clicks %d–%d", partition, i0, i1, c0, c1)
+            log.info(
+                "partition %d: rebuilt from impressions %d–%d, clicks %d–%d", partition, i0, i1, c0, c1,
+                extra={"partition": partition, "offsets": {IMPRESSIONS: [i0, i1], CLICKS: [c0, c1]}},
+            )  # fmt: skip
         return _Owned(counter, self._generation)
 
     def _log_start(self, partition: int) -> tuple[int, int]:
@@ -227,7 +238,7 @@ class CountingWorker:
                 if error is not None and error.code() == KafkaError._AUTO_OFFSET_RESET:
                     self._raise_truncated(message)
                 elif error is not None:
-                    self._broker_error(error)
+                    complain(error)
             messages = [message for message in messages if message.error() is None]
         self._fetched += 1
         return Batch(messages, self._generation, self._fetched)
@@ -288,6 +299,7 @@ class CountingWorker:
         return any_read
 
     def _commit(self, moved: dict[int, _Owned]) -> None:
+        begun = time.perf_counter()
         updates: list[PartitionUpdate] = []
         rejected: list[tuple[int, Rejected]] = []
         try:
@@ -301,11 +313,16 @@ class CountingWorker:
                 rejected += [(partition, one) for one in refused]
             self._outbox.bury(rejected)
             self.totals.dead_letters += len(rejected)
+            for _, one in rejected:
+                self._metrics.count("sluice_dead_letters_total", one.topic, one.reason)
             answers = self._store.commit(updates)
         except RedisError as error:
             # Whether the call was carried out is unknown: what the store says counts, not this memory.
             if not self._commits_failed:
-                log.warning("commit failed, partitions %s start again from the store: %s", sorted(moved), error)
+                log.warning(
+                    "commit failed, partitions %s start again from the store: %s", sorted(moved), error,
+                    extra={"partitions": sorted(moved)},
+                )  # fmt: skip
             # A Redis that answers but takes no writes (out of memory, read-only) would be asked without end.
             self._sleep(min(0.1 * 2**self._commits_failed, 5.0))
             self._commits_failed += 1
@@ -315,6 +332,7 @@ class CountingWorker:
         if self._commits_failed:
             log.warning("commits go on after %d refused ones", self._commits_failed)
             self._commits_failed = 0
+        self._metrics.observe("sluice_commit_seconds", time.perf_counter() - begun)
         for update, answer in zip(updates, answers, strict=True):
             owned = moved[update.partition]
             if isinstance(answer, Fenced):
@@ -325,7 +343,7 @@ class CountingWorker:
                 self.totals.commits += 1
 
     def _fenced(self, partition: int, reason: Fenced) -> None:
-        log.warning("fenced: %s", reason)
+        log.warning("fenced: %s", reason, extra={"partition": partition})
         self.totals.fenced += 1
         self._reload(partition)
 
@@ -364,7 +382,7 @@ class CountingWorker:
                     log.warning(
                         "memory limit of %d held records: reading only %s of partition %d; "
                         "if that topic is silent, a heartbeat on it moves this on",
-                        limit, behind, partition,
+                        limit, behind, partition, extra={"topic": behind, "partition": partition},
                     )  # fmt: skip
         elif held < limit * MEMORY_RESUME:
             for partition, owned in self._owned.items():
@@ -377,11 +395,9 @@ class CountingWorker:
 
     # -- the rest ----------------------------------------------------------------------------------
 
-    def _broker_error(self, error: Any) -> None:
-        now = time.monotonic()
-        if now - self._broker_away_since > 30:
-            log.warning("broker: %s; the client keeps trying", error.str())
-            self._broker_away_since = now
+    def readings(self) -> Reading:
+        """What is told of the counting, on any thread but not beside `close`."""
+        yield from counting_readings(self.totals, self._consumer, self.settings.max_held, [*self._owned.items()])
 
     def state(self) -> dict[str, Any]:
         """For the web page: what is owned, where it stands, what was done."""

@@ -1,7 +1,7 @@
 """Every metric of every service: names, kinds, units, labels and meanings are in `METRICS`, and nowhere else.
 
-Labels have few values: routes and statuses are the services' own, experiments and variants those of the catalogue or
-of the counts (at most 10,000 by name), model versions those that served since the start. Beside these each service
+Labels have few values: routes and statuses are the services' own, experiments and variants those of the catalogue,
+model versions those that served since the start. Beside these each service
 tells of its process what prometheus-client tells by itself: `process_cpu_seconds_total`,
 `process_resident_memory_bytes`, `process_open_fds` and so on. `sluice.adapters.metrics` counts and reads them,
 `sluice.adapters.exporter` serves them. `python -m sluice.adapters.telemetry > docs/metrics.md` writes the page.
@@ -154,8 +154,8 @@ _SERVING = {
 _READING = {
     "sluice_consumer_lag_records": _gauge(
         "records", ("group", "topic", "partition"),
-        "Records of the log that are not yet worked off; `group` is `processors`, `shadow`, `features`, `resolver` or "
-        "`analyzer`", "process", "features", "resolve", "analyze",
+        "Records of the log that are not yet worked off; `group` is `processors`, `shadow`, `features` or `resolver`",
+        "process", "features", "resolve",
     ),
     "sluice_dead_letters_total": _counted(
         "counter", "records", ("topic", "reason"),
@@ -209,7 +209,7 @@ _LEARNING = {
 }
 _RESOLVING = {
     "sluice_resolved_total": _counted(
-        "counter", "records", ("outcome",), "Raw impressions: `resolved`, `unassigned`, `malformed`, `heartbeat`",
+        "counter", "records", ("outcome",), "Raw impressions: `resolved`, `unassigned`, `malformed`",
         "resolve",
     ),
 }  # fmt: skip

@@ -27,7 +27,7 @@ from stream_processors.shadow import ShadowCounter, run_shadow
 
 Wait = Callable[..., Any]
 RUN = "import threading; from stream_processors.shadow import *; from sluice.settings import Settings; "
-RUN += "run_shadow(Settings.load(), threading.Event())"
+RUN += "run_shadow(Settings.load(), threading.Event(), {})"
 
 
 def made(count: int, seed: int) -> list[ShadowCompared]:
@@ -76,7 +76,7 @@ def exact(settings: Settings, records: Sequence[ShadowCompared]) -> bool:
 @contextmanager
 def counting(settings: Settings) -> Iterator[None]:
     stop = threading.Event()
-    thread = threading.Thread(target=run_shadow, args=(settings, stop))
+    thread = threading.Thread(target=run_shadow, args=(settings, stop, {}))
     thread.start()
     try:
         yield

@@ -88,7 +88,8 @@ class Children:
     """Starts, watches and stops them; the latest first. Use as a context manager."""
 
     def __init__(self, env: Mapping[str, str], folder: Path) -> None:
-        self.env = dict(env)
+        # People read these logs; and one address for the metrics of them all would be the first one's alone.
+        self.env = {name: value for name, value in env.items() if name != "SLUICE_METRICS"} | {"SLUICE_LOG": "text"}
         self.folder = folder
         self._running: list[Child] = []
 
