@@ -222,10 +222,16 @@ class _Run:
                 ),
                 stop=self._stop,
                 gate=self._gate(lambda: run.beat()),
-                save=lambda checkpoint: self._store.save(self._name, checkpoint),
+                save=self._save,
                 progress=progress,
             )
             return run.run(resume)
+
+    def _save(self, checkpoint: ReplayCheckpoint) -> None:
+        self._store.save(self._name, checkpoint)
+        experiment = self._experiments[0]
+        known = msgspec.convert(checkpoint.totals, Totals).truth([variant.name for variant in experiment.variants])
+        self._store.save_truth(experiment.name, msgspec.structs.replace(known, finished=checkpoint.finished))
 
     def _batch(self) -> int:
         """Slates at once: a small part of the lag that is allowed, which else would be overshot by a batch."""
