@@ -28,6 +28,8 @@ _LEAST_POINTS = 3
 _HEIGHT = 3.1
 _NO_DATE_MS = 9_999_999_999_999
 _LONGEST_NAME = 22
+_LEGEND_LINE = 34
+"""Characters of four names that stand beside each other"""
 _SMALLEST_LOSS = 1e-5
 Floats = NDArray[np.float64]
 Value = Callable[[Figure], float | None]
@@ -121,7 +123,9 @@ def _bands(
             place = sight.names.index(variant)
             line = scale * sight.series(variant, value)
             low, high = (scale * sight.series(variant, partial(_end, ends, which)) for which in (0, 1))
-            axes.fill_between(sight.times, low, high, color=colour(place), alpha=0.13, linewidth=0)
+            axes.fill_between(sight.times, low, high, color=colour(place), alpha=0.12, linewidth=0)
+            for edge in (low, high):
+                axes.plot(sight.times, edge, color=colour(place), alpha=0.6, linewidth=0.6)
             axes.plot(sight.times, line, **_line(place), label=_short(variant))
             reach += _reach(line, low, high)
         if zero:
@@ -130,7 +134,7 @@ def _bands(
             axes.axvline(_time(sight.since_ms), color=COLOURS["ink"], linewidth=0.9, linestyle=(0, (1, 2)))
         _dates(axes)
         axes.set(ylabel=label, ylim=_limits(reach))
-        _legend(axes, len(names))
+        _legend(axes)
 
     return Drawing(name, alt, _HEIGHT, draw)
 
@@ -144,7 +148,7 @@ def _allocations(sight: _Sight) -> Drawing:
             axes.plot(sight.times, share, drawstyle="steps-post", **_line(place), label=_short(variant))
         _dates(axes)
         axes.set(ylabel="share of new traffic, %", ylim=(-3, 103))
-        _legend(axes, len(sight.names))
+        _legend(axes)
 
     return Drawing("allocation", alt, _HEIGHT, draw)
 
@@ -160,7 +164,7 @@ def _best(sight: _Sight) -> Drawing:
             axes.plot(sight.times, best, **_line(place), label=_short(variant))
         _dates(axes)
         axes.set(ylabel="P(best), %", ylim=(-3, 103))
-        _legend(axes, len(sight.names))
+        _legend(axes)
 
     return Drawing("p-best", alt, _HEIGHT, draw)
 
@@ -183,7 +187,7 @@ def _losses(sight: _Sight, allowed: float | None) -> Drawing:
         axes.set_yscale("log")
         axes.set(ylabel=f"expected loss{', points' if metric.is_rate else ''}")
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        _legend(axes, len(sight.names) + 1)
+        _legend(axes)
 
     return Drawing("expected-loss", alt, _HEIGHT, draw)
 
@@ -210,7 +214,7 @@ def _posteriors(decision: DecisionMade, names: Sequence[str], metric: Metric) ->
         axes.set(xlabel=f"{metric.name}{', %' if metric.is_rate else ''}", ylim=(0, None))
         axes.set_yticks([])
         axes.spines["left"].set_visible(False)
-        _legend(axes, len(known))
+        _legend(axes)
 
     return [Drawing("posterior", f"Posterior density of each variant; 95 % lie within: {said}.", 2.9, draw)]
 
@@ -288,8 +292,10 @@ def _line(place: int) -> dict[str, Any]:
     return {"color": colour(place), "linestyle": LINES[place % len(LINES)], "linewidth": 1.5}
 
 
-def _legend(axes: Axes, entries: int) -> None:
-    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=min(entries, 3), borderpad=0, handlelength=2.6)
+def _legend(axes: Axes) -> None:
+    _, labels = axes.get_legend_handles_labels()
+    columns = 4 if len(labels) == 4 and sum(map(len, labels)) < _LEGEND_LINE else min(len(labels), 3)
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=columns, borderpad=0, handlelength=2.4)
 
 
 def _short(name: str) -> str:

@@ -168,8 +168,8 @@ def _stopping(rule: Stopping, metric: Metric, aa: bool) -> str:
 
 def _open_end(rule: Stopping) -> str:
     if rule.rule == "bayesian":
-        return "the Bayesian rule ends when it is sure; `sluice plan` says what a fixed sample would need"
-    return "a sequential comparison may go on until it knows; `sluice plan --sequential` says how long that takes"
+        return "the Bayesian rule ends when it is sure"
+    return "a sequential comparison may go on until it knows"
 
 
 def _guardrail(one: Guardrail) -> str:

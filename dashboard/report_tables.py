@@ -34,6 +34,8 @@ class Table(NamedTuple):
     """The row that is marked"""
     after: str = ""
     """What the table does not show"""
+    stacks: bool = False
+    """Mostly words: on a narrow page its rows become paragraphs"""
 
 
 def tables(
@@ -90,14 +92,15 @@ def _variants(decision: DecisionMade, design: Design, models: Mapping[str, str])
     rows = []
     for one in it.variants:
         ranker = one.ranker or one.name
-        role = "control" if one.name == design.control else ""
+        role = "control" if one.name == design.control else "candidate"
         known = models.get(one.name, "")
         rows.append(
             [Cell(one.name), Cell(role, words=True), Cell(ranker, known, words=True),
              Cell(one.fallback or "order of the request", words=True), Cell(f"{start.get(one.name, 0)} %"),
              Cell(f"{decision.allocation.get(one.name, 0)} %")]
         )  # fmt: skip
-    return Table("variants", ["variant", "role", "ranked by", "when that fails", "traffic first", "traffic now"], rows)
+    heads = ["variant", "role", "ranked by", "when that fails", "traffic first", "traffic now"]
+    return Table("variants", heads, rows, stacks=True)
 
 
 def _results(decision: DecisionMade, metric: Metric, leader: str) -> Table:
@@ -117,7 +120,7 @@ def _results(decision: DecisionMade, metric: Metric, leader: str) -> Table:
         for one in decision.results
     ]
     heads = [
-        "variant", "units", "impressions", metric.outcome, metric.name, "weighted, at all times",
+        "variant", "units", "impressions", f"× {metric.outcome}", metric.name, "weighted, at all times",
         "posterior, 95 %", "design effect", "P(best)", "expected loss",
     ]  # fmt: skip
     return Table("results", heads, rows, leader)
@@ -192,7 +195,12 @@ def _canary_metric(one: CanaryMetric, metric: Metric) -> list[Cell]:
 
 def _canary_moves(course: Course) -> Table:
     def row(at: Moment, said: str, state: str) -> list[Cell]:
-        return [Cell(f"v{at.version}"), Cell(moment(at.at_ms)), Cell(state, words=True), Cell(said, words=True)]
+        return [
+            Cell(f"v{at.version}"),
+            Cell(moment(at.at_ms), words=True),
+            Cell(state, words=True),
+            Cell(said, words=True),
+        ]
 
     kept = [*course.canary.first, *course.canary.last]
     rows = [row(at, move.reason, f"{move.state}, step {move.step}") for at, move in kept]
@@ -235,12 +243,12 @@ def _p95(found: Mapping[str, float]) -> str:
 
 def _moments(name: str, found: Edge[Moment]) -> Table:
     rows = [
-        [Cell(f"v{at.version}"), Cell(moment(at.at_ms)), Cell(at.verdict, words=True),
+        [Cell(f"v{at.version}"), Cell(moment(at.at_ms), words=True), Cell(at.verdict, words=True),
          Cell(shares(at.allocation), words=True), *([Cell(at.reason, words=True)] if name == "verdicts" else [])]
         for at in [*found.first, *found.last]
     ]  # fmt: skip
     heads = ["decision", "event time", "verdict", "traffic", *(["in words"] if name == "verdicts" else [])]
-    return Table(name, heads, rows, after=_left_out(found.left_out))
+    return Table(name, heads, rows, after=_left_out(found.left_out), stacks=True)
 
 
 def _left_out(number: int) -> str:
