@@ -1,0 +1,295 @@
+// All state of the page, and the only place that changes it. Everything that grows is bounded.
+import * as api from "./api.js";
+import { address, parse } from "./route.js";
+import { append } from "./series.js";
+import { Stream } from "./stream.js";
+
+const MOST_LINES = 500;
+const KEPT_VIEWS = 64;
+
+export class Store {
+  /** `changed()` is called after every change; whoever draws does so at most once a frame. */
+  constructor(changed) {
+    this._changed = changed;
+    this.experiments = null; // name → Entry, once the list is known
+    this.listError = null;
+    this.connection = { open: false, ever: false, lostMs: null, retryAtMs: null };
+    this.sources = null;
+    this.lag = null;
+    this.skipped = 0;
+    this.clockMs = 0; // the server's clock minus ours
+    this.name = null;
+    this._forget();
+    this._stream = new Stream(
+      (kind, data) => this._event(kind, data),
+      (state) => this._connected(state),
+    );
+  }
+
+  start() {
+    addEventListener("hashchange", () => this._routed());
+    this._routed();
+  }
+
+  now() {
+    return Date.now() + this.clockMs;
+  }
+
+  /** The decision that is shown: the one travelled to, or the newest. */
+  get shown() {
+    return this.pinned === null ? (this.detail?.decision ?? null) : this.view;
+  }
+
+  get live() {
+    return this.pinned === null;
+  }
+
+  choose(name) {
+    location.hash = address(name);
+  }
+
+  /** To decision `version`; null: back to the newest. */
+  travel(version) {
+    const newest = this.detail?.series.version.at(-1) ?? null;
+    const wanted = version === null || newest === null || version < 1 ? null : Math.min(version, newest);
+    if (wanted === this.pinned) return;
+    history.replaceState(null, "", address(this.name, wanted));
+    this._pin(wanted);
+    this._changed();
+  }
+
+  retry() {
+    this._stream.retryNow();
+    this._load();
+  }
+
+  async moreLines() {
+    if (this.log.loading) return;
+    await this._loadLines(this.log.lines.at(-1)?.version ?? null);
+  }
+
+  async explain(version) {
+    const asked = { version, loading: true, answer: null, error: null };
+    this.explained = asked;
+    this._changed();
+    try {
+      asked.answer = await api.explanation(this.name, version);
+    } catch (error) {
+      asked.error = error.message;
+    }
+    asked.loading = false;
+    this._changed();
+  }
+
+  closeExplanation() {
+    this.explained = null;
+    this._changed();
+  }
+
+  _forget() {
+    this._aborted?.abort();
+    this._aborted = new AbortController();
+    this.detail = null;
+    this.detailError = null;
+    this.pinned = null;
+    this.view = null; // DecisionView of `pinned`; the one before while it is fetched
+    this.viewError = null;
+    this._views = new Map();
+    this._fetching = false;
+    this.log = { lines: [], more: false, loading: false, error: null };
+    this.explained = null;
+  }
+
+  _routed() {
+    const { name, version } = parse(location.hash);
+    if (name !== this.name || !this._stream._address) {
+      this.name = name;
+      this._forget();
+      this._stream.open(api.streamAddress(name)); // the state is fetched when it says hello: nothing falls between
+    }
+    this._pin(version);
+    this._changed();
+  }
+
+  async _loadList() {
+    try {
+      const found = await api.overview();
+      this.experiments = new Map(found.experiments.map((entry) => [entry.name, entry]));
+      this.listError = null;
+      this.skipped = found.skipped ?? 0;
+      this._sources(found);
+      if (this.name === null && found.experiments.length) {
+        history.replaceState(null, "", address(mostInteresting(found.experiments).name));
+        this._routed();
+      }
+    } catch (error) {
+      if (error.status === 401) location.reload(); // the server asks for the token in place of the page
+      this.listError = error.message;
+    }
+    this._changed();
+  }
+
+  async _load() {
+    const signal = this._aborted.signal;
+    if (this.name === null) return;
+    try {
+      const found = await api.detail(this.name, signal);
+      if (signal.aborted) return;
+      this.detail = found;
+      this.detailError = null;
+      this._sources(found);
+      this.lag = found.lag;
+      this._pin(this.pinned);
+      await this._loadLines(null);
+    } catch (error) {
+      if (signal.aborted || error.name === "AbortError") return;
+      this.detailError = { status: error.status, message: error.message };
+    }
+    this._changed();
+  }
+
+  async _loadLines(before) {
+    const signal = this._aborted.signal;
+    this.log.loading = true;
+    this._changed();
+    try {
+      const found = await api.decisions(this.name, before, signal);
+      if (signal.aborted) return;
+      const kept = before === null ? [] : this.log.lines;
+      const lines = [...kept, ...found.decisions];
+      this.log = { lines: lines.slice(0, MOST_LINES), more: found.more && lines.length < MOST_LINES, loading: false, error: null };
+    } catch (error) {
+      if (signal.aborted || error.name === "AbortError") return;
+      this.log = { ...this.log, loading: false, error: error.message };
+    }
+    this._changed();
+  }
+
+  _pin(version) {
+    this.pinned = version;
+    this.viewError = null;
+    if (version === null) {
+      this.view = null;
+      return;
+    }
+    const kept = this._views.get(version);
+    if (kept) this.view = kept;
+    else if (this.detail?.decision?.version === version) this._keep(this.detail.decision);
+    else this._fetchView();
+  }
+
+  /** One question at a time: a slider asks for more versions than anybody can look at, and the last one counts. */
+  async _fetchView() {
+    if (this._fetching || this.detail === null) return;
+    this._fetching = true;
+    const signal = this._aborted.signal;
+    const version = this.pinned;
+    try {
+      const found = await api.decision(this.name, version, signal);
+      if (signal.aborted) return;
+      this._keep(found, version);
+    } catch (error) {
+      if (signal.aborted || error.name === "AbortError") return;
+      if (this.pinned === version) this.viewError = error.message;
+    }
+    this._fetching = false;
+    if (this.pinned !== null && this.pinned !== version) this._pin(this.pinned);
+    this._changed();
+  }
+
+  _keep(view, version = view.version) {
+    this._views.set(version, view);
+    if (this._views.size > KEPT_VIEWS) this._views.delete(this._views.keys().next().value);
+    if (this.pinned === version) this.view = view;
+  }
+
+  _connected({ open, retryAtMs }) {
+    if (open === this.connection.open && open) return;
+    const lostMs = open ? null : (this.connection.lostMs ?? Date.now());
+    this.connection = { open, ever: this.connection.ever || open, lostMs, retryAtMs };
+    if (!open && this.experiments === null) this._loadList(); // which tells what is wrong
+    this._changed();
+  }
+
+  _sources(told) {
+    this.sources = told.sources;
+    this.clockMs = told.now_ms - Date.now();
+  }
+
+  _event(kind, data) {
+    const handle = {
+      hello: () => this._hello(data),
+      reload: () => this._load(),
+      decision: () => this._decided(data),
+      counters: () => this._counted(data),
+      experiment: () => this._listed(data),
+      status: () => {
+        this._sources(data);
+        this.lag = data.lag;
+      },
+    }[kind];
+    handle();
+    this._changed();
+  }
+
+  _hello(data) {
+    this.clockMs = data.now_ms - Date.now();
+    if (data.resumed) return;
+    this._load();
+    this._loadList();
+  }
+
+  _decided({ experiment, decision, points }) {
+    const { detail } = this;
+    if (experiment !== this.name || detail === null) return;
+    const before = detail.decision?.version ?? 0;
+    if (decision.version < before) return;
+    detail.decision = decision;
+    detail.series = append(detail.series, points);
+    if (decision.version === before) return;
+    if (decision.version > before + 1 && this.log.lines.length) {
+      this._loadLines(null);
+      return;
+    }
+    const line = {
+      version: decision.version,
+      at_ms: decision.at_ms,
+      wall_ms: decision.wall_ms,
+      verdict: decision.verdict,
+      reason: decision.reasons[0] ?? "",
+      allocation: decision.allocation,
+      allocation_version: decision.allocation_version,
+    };
+    const lines = [line, ...this.log.lines];
+    this.log = { ...this.log, lines: lines.slice(0, MOST_LINES), more: this.log.more || lines.length > MOST_LINES };
+  }
+
+  _counted({ experiment, counters, truth }) {
+    if (experiment !== this.name || this.detail === null) return;
+    this.detail.counters = counters;
+    if (truth) this.detail.truth = truth;
+  }
+
+  _listed({ entry, experiment, state, name }) {
+    if (this.experiments === null) return;
+    if (entry === null) {
+      this.experiments.delete(name);
+      return;
+    }
+    this.experiments.set(entry.name, entry);
+    if (this.name === null) {
+      this.choose(entry.name);
+      return;
+    }
+    if (entry.name !== this.name || this.detail === null) return;
+    this.detail.entry = entry;
+    if (experiment) this.detail.experiment = experiment;
+    if (state) this.detail.state = state;
+  }
+}
+
+/** What runs before what rests, what changed last before the others. */
+function mostInteresting(entries) {
+  const running = entries.filter((entry) => entry.status === "running");
+  return (running.length ? running : entries).reduce((a, b) => (b.updated_ms > a.updated_ms ? b : a));
+}
