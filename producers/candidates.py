@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from producers.slates import Slate, Slates
 from router import Context, Ranker, top_k
 
-__all__ = ["LIKED_MILLI", "Candidates", "Floats", "RankedSlates", "Scorer", "Shown"]
+__all__ = ["LIKED_MILLI", "Candidates", "Floats", "Known", "RankedSlates", "Scorer", "Shown"]
 
 Floats = NDArray[np.float64]
 
@@ -25,6 +25,19 @@ class Shown(NamedTuple):
     place: int
     item_id: str
     rating_milli: int
+
+
+class Known(NamedTuple):
+    """What was known of the items of a slate when it was ranked, in their order."""
+
+    features: NDArray[np.float32]
+    """(n, f) in the order of the model's columns"""
+    columns: str
+    """Digest of the names of the columns"""
+    scores: Sequence[float] | None = None
+    """By the variant's model; None: a rule ranked"""
+    model: str = ""
+    version: str = ""
 
 
 class Candidates(Protocol):
@@ -49,6 +62,12 @@ class Candidates(Protocol):
         Slates must be asked for in order, from call to call as well; some may be left out.
         """
 
+    def known(self, slate: Slate, variant: str) -> Known | None:
+        """Of a slate of the last call of `shown`, what the model of `variant` knew, or the first model for a rule.
+
+        None where there are no models.
+        """
+
 
 class Scorer(Protocol):
     """The models among the variants: they score whole blocks of slates."""
@@ -57,6 +76,9 @@ class Scorer(Protocol):
 
     def scores(self, first: int, last: int) -> Mapping[str, Floats]:
         """Variant → scores of all items of the slates first … last, slate by slate."""
+
+    def known(self, variant: str, number: int) -> Known:
+        """Of slate `number`, by the versions that `scores` used last; for a rule, by the first model."""
 
 
 class RankedSlates:
@@ -107,6 +129,10 @@ class RankedSlates:
             answer |= {name: self._best(slate, scores[low:high].tolist()) for name, scores in scored.items()}
             answers.append(answer)
         return answers
+
+    def known(self, slate: Slate, variant: str) -> Known | None:
+        """Of a slate of the last call of `shown`: what the model of `variant`, or the first one, knew."""
+        return self._models.known(variant, slate.number) if self._models else None
 
     def _ranked(self, slate: Slate) -> Iterator[tuple[str, Sequence[float]]]:
         """(variant, scores) of every rule."""

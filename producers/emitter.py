@@ -10,12 +10,13 @@ from typing import Any
 from sluice.adapters.kafka import KafkaError, Message, Producer
 from sluice.domain.events import Heartbeat, encode
 from sluice.errors import TransportError
-from sluice.names import ASSIGNMENTS, CLICKS, IMPRESSIONS
+from sluice.names import ASSIGNMENTS, CLICKS, IMPRESSIONS, RANKINGS
 
 __all__ = ["Emitter", "Epoch"]
 
 POLL_EVERY = 256
 FULL_WAIT_S = 0.1
+_TOPICS = (IMPRESSIONS, CLICKS, ASSIGNMENTS, RANKINGS)
 
 
 @dataclass
@@ -37,9 +38,9 @@ class Emitter:
 
     producer: Producer
     partitions: int
-    offsets: dict[str, dict[int, int]] = field(default_factory=lambda: {IMPRESSIONS: {}, CLICKS: {}, ASSIGNMENTS: {}})
+    offsets: dict[str, dict[int, int]] = field(default_factory=lambda: {topic: {} for topic in _TOPICS})
     """Topic → partition → next offset after the last acknowledged record."""
-    sent: dict[str, int] = field(default_factory=lambda: {IMPRESSIONS: 0, CLICKS: 0, ASSIGNMENTS: 0})
+    sent: dict[str, int] = field(default_factory=lambda: dict.fromkeys(_TOPICS, 0))
 
     def __post_init__(self) -> None:
         self._epochs: deque[Epoch] = deque([Epoch()])

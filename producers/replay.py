@@ -18,13 +18,14 @@ from producers.draws import uniform
 from producers.emitter import Emitter
 from producers.faults import Faults, send_times
 from producers.pacing import LagGate, Pace
+from producers.rankings import RankingLog
 from producers.slates import MAX_SLATE, Slate, base36
 from producers.totals import Accounting, Totals, result_of
 from router import AssignmentRequest, Routed, Router, carried
 from sluice.adapters.checkpoints import ReplayCheckpoint
 from sluice.domain.events import AssignmentMade, ImpressionShown, OutcomeObserved, encode
 from sluice.errors import TransportError
-from sluice.names import ASSIGNMENTS, CLICKS, IMPRESSIONS
+from sluice.names import ASSIGNMENTS, CLICKS, IMPRESSIONS, RANKINGS
 
 __all__ = ["OUTCOMES", "Plan", "Replay"]
 
@@ -74,6 +75,7 @@ class Replay:
         *,
         stop: threading.Event,
         gate: LagGate | None = None,
+        rankings: RankingLog | None = None,
         save: Callable[[ReplayCheckpoint], None] = lambda _: None,
         progress: Callable[[int], None] = lambda _: None,
     ) -> None:
@@ -85,6 +87,7 @@ class Replay:
         self._pace = pace
         self._stop = stop
         self._gate = gate
+        self._rankings = rankings
         self._save = save
         self._progress = progress
         # (send time, order of making, topic, key, value, slate)
@@ -216,16 +219,21 @@ class Replay:
         routed = self._router.assign(requests)
         outcomes, liked_milli = self._plan.outcomes, self._plan.liked_milli
         shown: list[Sequence[Shown]] = []
-        for slate, answer, everything in zip(batch, routed, self._candidates.shown(batch), strict=True):
+        by_variant = self._candidates.shown(batch)
+        for slate, answer, everything in zip(batch, routed, by_variant, strict=True):
             variant, outside = answer[0].variant, answer[0].outside or ""
             self._accounting.add(result_of(slate.number, variant, everything, outcomes, liked_milli, outside))
             shown.append(everything[variant])
         times = _Times(self._plan, batch, shown)
         row = 0
-        for slate, answer, items in zip(batch, routed, shown, strict=True):
+        for slate, answer, items, everything in zip(batch, routed, shown, by_variant, strict=True):
             self._send_until(slate.at_ms)
             if self._stop.is_set():
                 return
+            if self._rankings is not None:
+                key = slate.user_id.encode()
+                for record in self._rankings.records(slate, tag + slate.slate_id, answer[0], everything):
+                    self._emitter.send(RANKINGS, key, record)
             self._send_slate(slate, answer, items, times, row)
             row += len(items)
             self._next = slate.number + 1

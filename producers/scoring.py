@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from producers.candidates import Floats
+from producers.candidates import Floats, Known
 from producers.slates import Slates, slate_log
 from router.models import POLL_S, ModelFollower, ModelSource, Served
 from sluice.adapters.mlflow import ModelVersion
+from sluice.domain.rankings import columns_digest
 from sluice.errors import ConfigError
 from sluice.features import Catalogue, batch_features
 
@@ -41,14 +42,32 @@ class LogModels:
         self._name = slates.log.name
         self._made: list[tuple[Catalogue, Features]] = []
         self._features: dict[ModelVersion, Features] = {}
+        self._columns: dict[ModelVersion, str] = {}
         self._follower = ModelFollower(source, variants, prepare=self._prepare, poll_s=poll_s)
+        self._latest: Mapping[str, Served] = self._follower.in_force
+        self._scored: tuple[int, Mapping[str, Floats]] = (0, {})
 
     def scores(self, first: int, last: int) -> Mapping[str, Floats]:
         """Variant → scores of all items of the slates first … last, by the versions in force now."""
         rows = slice(self._log.offsets[first], self._log.offsets[last + 1])
         in_force = self._follower.in_force
         by_version = {version: model.score(self._features[version][rows]) for version, model in set(in_force.values())}
-        return {name: by_version[served.version] for name, served in in_force.items()}
+        scores = {name: by_version[served.version] for name, served in in_force.items()}
+        self._latest, self._scored = in_force, (int(rows.start), scores)
+        return scores
+
+    def known(self, variant: str, number: int) -> Known:
+        """Of slate `number`, by the versions that `scores` used last; for a rule, by the first model."""
+        low, high = self._log.offsets[number : number + 2].tolist()
+        served = self._latest.get(variant)
+        version = (served or self._latest[self.variants[0]]).version
+        features, columns = self._features[version][low:high], self._columns[version]
+        if served is None:
+            return Known(features, columns)
+        first, scores = self._scored
+        return Known(
+            features, columns, scores[variant][low - first : high - first].tolist(), version.name, version.version
+        )
 
     def trained_otherwise(self, options: Mapping[str, float]) -> Sequence[str]:
         """A line for each of `options` that a model in force was trained with another value of.
@@ -81,4 +100,5 @@ class LogModels:
             except ValueError as error:
                 raise ConfigError(f"{self._name}: trained models cannot rank it: {error}") from error
             self._made.append((catalogue, made))
+        self._columns[served.version] = columns_digest(served.model.columns)
         self._features[served.version] = made

@@ -21,6 +21,7 @@ from producers.delays import parse_delay
 from producers.emitter import Emitter
 from producers.faults import Faults
 from producers.pacing import MAX_BATCH, MAX_SPEED, LagGate, Pace, Speed
+from producers.rankings import RankingLog
 from producers.replay import OUTCOMES, Plan, Replay
 from producers.slates import base36, cut_slates
 from producers.sources import SYNTHETIC, Notice, find_data, read_ratings
@@ -30,12 +31,12 @@ from producers.truth import write_truth
 from router import build, is_model, make_ranker
 from sluice.adapters import catalogue
 from sluice.adapters.checkpoints import ReplayCheckpoint, ReplayStore
-from sluice.adapters.kafka import partition_count, producer, wait_for_broker
+from sluice.adapters.kafka import missing_topics, partition_count, producer, wait_for_broker
 from sluice.adapters.log_ends import log_reaches
 from sluice.adapters.redis import wait_for_redis
 from sluice.domain.experiment import Experiment, config_hash
 from sluice.errors import ConfigError
-from sluice.names import CLICKS, IMPRESSIONS, Keys
+from sluice.names import CLICKS, IMPRESSIONS, RANKINGS, Keys
 from sluice.settings import Settings
 
 __all__ = ["ReplayOptions", "candidates_of", "replay", "truth"]
@@ -157,6 +158,10 @@ def _replay(
 ) -> dict[str, object]:
     plan = _plan(settings, options, candidates)
     wait_for_broker(settings)
+    if experiments[0].rankings and RANKINGS in missing_topics(settings):
+        raise ConfigError(
+            f"topic {RANKINGS}, which {experiments[0].name} logs to, is missing: see `sluice infra topics`"
+        )
     client = wait_for_redis(settings)
     store = ReplayStore(client, Keys(settings.prefix))
     name = _name(options, candidates, experiments, plan)
@@ -201,6 +206,7 @@ class _Run:
         self._store, self._name, self._stop = store, name, stop
 
     def start(self, resume: ReplayCheckpoint | None, progress: Callable[[int], None]) -> tuple[Totals, bool]:
+        ranking = self._experiments[0]
         # The parts know each other in a circle (router → exposure log → run → pace → heartbeats): late binding.
         with build(
             self._settings,
@@ -222,6 +228,7 @@ class _Run:
                 ),
                 stop=self._stop,
                 gate=self._gate(lambda: run.beat()),
+                rankings=RankingLog(ranking, self._candidates) if ranking.rankings else None,
                 save=self._save,
                 progress=progress,
             )

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from producers.candidates import Shown
+from producers.candidates import Known, Shown
 from producers.delays import parse_duration_ms
 from producers.draws import uniform
 from producers.slates import MAX_SLATE, SESSION_GAP_MS, Slate, attributes, base36, first_visits
@@ -132,6 +132,10 @@ class SyntheticSlates:
             }
             for slate in slates
         ]
+
+    def known(self, slate: Slate, variant: str) -> Known | None:
+        """Nothing: the click rates are planted."""
+        return None
 
     def _sessions(self) -> NDArray[np.int64]:
         """Number of each slate's session within its user."""

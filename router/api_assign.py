@@ -112,10 +112,13 @@ async def _rank(service: Service, body: RankBody) -> RankAnswer:
     only = _only(asked, _answering(asked, [units]))
     found = await service.assigning.ask(Ask([AssignmentRequest(body.user_id, units, at_ms, body.attributes)], only))
     answer = found.answers[0]
-    variant = next((one.variant for one in answer if one.experiment == experiment.name), experiment.control_name)
+    routed = next((one for one in answer if one.experiment == experiment.name), None)
+    variant = routed.variant if routed is not None else experiment.control_name
     job = Job(experiment.name, variant, body.user_id, body.items, slate_id, at_ms)
     begun = time.perf_counter()
-    scored = await service.scoring.score(job)
+    logged = body.record and experiment.rankings
+    everything = await service.rankings.score(experiment, routed, job) if logged else {}
+    scored = everything[variant] if logged else await service.scoring.score(job)
     top = len(body.items) if body.top is None else body.top
     service.shadows.ask(job, scored, top, time.perf_counter() - begun)
     order = top_k(scored.scores, top)
@@ -127,6 +130,8 @@ async def _rank(service: Service, body: RankBody) -> RankAnswer:
         ]
     )  # fmt: skip
     assignments = carried(answer)
+    if logged:
+        service.rankings.write(experiment, routed, job, everything, items)
     if body.record:
         await deliver(service, _records(body.user_id, items, slate_id, at_ms, assignments, scored), [at_ms])
     return RankAnswer(

@@ -12,7 +12,7 @@ from sluice.adapters.features import FeatureStore
 from sluice.errors import ModelUnusable
 from sluice.features import Catalogue, SlateRequest, feature_table
 
-__all__ = ["LiveRanking", "RankRequest", "Scorer"]
+__all__ = ["LiveRanking", "RankRequest", "Ranked", "Scorer"]
 
 Floats = NDArray[np.float64]
 
@@ -36,6 +36,15 @@ class RankRequest(NamedTuple):
     model: Scorer
 
 
+class Ranked(NamedTuple):
+    """What a model said of the k items of a request, and of what."""
+
+    scores: Floats
+    """(k,) finite, higher is better"""
+    features: NDArray[np.float32]
+    """(k, f) as they were served"""
+
+
 class LiveRanking:
     """Scores with the states as they stand in Redis at the moment of the call. As thread-safe as its store."""
 
@@ -43,7 +52,11 @@ class LiveRanking:
         self._store = store
 
     def score(self, requests: Sequence[RankRequest]) -> list[Floats]:
-        """(k,) scores of every request's items, finite, higher is better; requests may go to different models.
+        """The scores of `rank`."""
+        return [ranked.scores for ranked in self.rank(requests)]
+
+    def rank(self, requests: Sequence[RankRequest]) -> list[Ranked]:
+        """Scores and features of every request's items; requests may go to different models.
 
         One round trip to Redis for all users and items, one `score` call for each model. A request that two models
         answer is given twice. Unknown users and items are new ones. Raises ValueError when a request has no items,
@@ -59,16 +72,18 @@ class LiveRanking:
         of_model: dict[int, list[int]] = {}
         for place, request in enumerate(requests):
             of_model.setdefault(id(request.model), []).append(place)
-        scores: dict[int, Floats] = {}
+        ranked: dict[int, Ranked] = {}
         for places in of_model.values():
             model = requests[places[0]].model
             slates = [
                 SlateRequest(by_user[r.user_id], r.items, [by_item[item] for item in r.items], r.at_ms)
                 for r in (requests[place] for place in places)
             ]
-            found = model.score(feature_table(model.catalogue, slates))
+            table = feature_table(model.catalogue, slates)
+            found = model.score(table)
             bounds = np.cumsum([len(slate.items) for slate in slates])
             if found.shape != (bounds[-1],) or not np.isfinite(found).all():
                 raise ModelUnusable(f"a model answered {found.shape} scores for {bounds[-1]} items, or not finite ones")
-            scores |= zip(places, np.split(found, bounds[:-1]), strict=True)
-        return [scores[place] for place in range(len(requests))]
+            parts = zip(np.split(found, bounds[:-1]), np.split(table, bounds[:-1]), strict=True)
+            ranked |= zip(places, [Ranked(*part) for part in parts], strict=True)
+        return [ranked[place] for place in range(len(requests))]

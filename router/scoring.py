@@ -15,6 +15,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from typing import NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from router.batching import Batcher
 from router.degrading import Breaker
 from router.models import ModelFollower, Served, follow_models
@@ -23,10 +26,11 @@ from router.ranking import LiveRanking, RankRequest
 from sluice.adapters.features import FeatureStore
 from sluice.adapters.metrics import Metrics
 from sluice.domain.experiment import Experiment
+from sluice.domain.rankings import columns_digest
 from sluice.errors import ModelUnusable, SluiceError
 from sluice.settings import Settings
 
-__all__ = ["Job", "Scored", "Scoring"]
+__all__ = ["Job", "Knew", "Scored", "Scoring"]
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +51,19 @@ class Job(NamedTuple):
     items: Sequence[str]
     slate_id: str
     at_ms: int
+    shown: bool = True
+    """False: it is only asked what the variant would show"""
+
+
+class Knew(NamedTuple):
+    """What a model ranked by."""
+
+    model: str
+    """Registered name"""
+    columns: str
+    """Digest of the names of the features' columns"""
+    features: NDArray[np.float32]
+    """(k, f)"""
 
 
 class Scored(NamedTuple):
@@ -56,6 +73,8 @@ class Scored(NamedTuple):
     version: str
     failed: bool = False
     """True when the scores are those of the variant's fallback, or only the order of the request"""
+    knew: Knew | None = None
+    """Of the model; None when a rule, the fallback or the order of the request ranked"""
 
 
 class _Task(NamedTuple):
@@ -133,7 +152,8 @@ class Scoring:
         except Exception as error:  # noqa: BLE001 - whatever a model does, the request is answered
             if not isinstance(error, SluiceError | TimeoutError):
                 log.error("variant %s of %s: %s: %s", job.variant, job.experiment, type(error).__name__, error)
-            self._metrics.count("sluice_ranking_fallbacks_total", job.experiment, job.variant)
+            if job.shown:
+                self._metrics.count("sluice_ranking_fallbacks_total", job.experiment, job.variant)
             return await self._fall_back(job, stuck=isinstance(error, TimeoutError))
 
     async def _by(self, ranker: str, job: Job) -> Scored:
@@ -200,12 +220,12 @@ class Scoring:
         if served is None:
             return self._breaker.call(lambda: self._click_rates(tasks), SLOW_S)
         requests = [RankRequest(job.user_id, job.items, job.at_ms, served.model) for job, _ in tasks]
-        scores = self._breaker.call(lambda: self._live.score(requests), SLOW_S)
-        version = str(served.version.version)
-        for (job, _), found in zip(tasks, scores, strict=True):
-            for score in found.tolist():
+        ranked = self._breaker.call(lambda: self._live.rank(requests), SLOW_S)
+        name, version, columns = served.version.name, str(served.version.version), columns_digest(served.model.columns)
+        for (job, _), one in zip(tasks, ranked, strict=True):
+            for score in one.scores.tolist() if job.shown else ():
                 self._metrics.observe("sluice_ranking_scores", score, job.experiment, job.variant)
-        return [Scored(found.tolist(), version) for found in scores]
+        return [Scored(one.scores.tolist(), version, knew=Knew(name, columns, one.features)) for one in ranked]
 
     def _click_rates(self, tasks: Sequence[_Task]) -> list[Scored]:
         """Shrunk to a half as by five observations: no overall rate is at hand."""

@@ -19,6 +19,7 @@ from router.decisions import DecisionBoard
 from router.degrading import Breaker, GuardedClaims
 from router.heartbeats import Heartbeats
 from router.live import AllocationFollower, CatalogueFollower
+from router.ranking_log import RankingLog
 from router.routing import AssignmentRequest, Routed, Router
 from router.scoring import Scoring
 from router.shadow import Shadows, Work
@@ -75,6 +76,7 @@ class Service:
     assigning: Batcher[Ask, Assigned]
     scoring: Scoring
     shadows: Shadows
+    rankings: RankingLog
     closing: threading.Event = field(default_factory=threading.Event)
     _closers: list[Callable[[], None]] = field(default_factory=list)
 
@@ -216,7 +218,7 @@ def _build(settings: Settings, spool_bytes: int, shadow_work: Work, closers: lis
     assigning: Batcher[Ask, Assigned] = Batcher(assigner.work, name="router-assign")
     closers.append(assigning.close)
     service = Service(settings, router, metrics, courier, heartbeats, spool, breaker, board, assigning, scoring,
-                      shadows, _closers=closers)  # fmt: skip
+                      shadows, RankingLog(settings, scoring, courier), _closers=closers)  # fmt: skip
     scoring.wait()
     metrics.read_from(lambda: _readings(service), ready=lambda: not service.closing.is_set(), away=service.away)
     return service

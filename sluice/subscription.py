@@ -274,7 +274,7 @@ def _check(topic: str, experiment: str | None) -> None:
 
 def _concerns(event: object, experiment: str) -> bool:
     match event:
-        case DecisionMade() | AssignmentMade():
+        case DecisionMade() | AssignmentMade() | ShadowCompared() | SlateRanked():
             return event.experiment == experiment
         case StatsPublished():
             return any(cell.experiment == experiment for cell in event.cells)

@@ -80,6 +80,8 @@ class Experiment(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Two variants, of which the one beside the control gets more traffic step by step, or none any more."""
     shadow: Annotated[tuple[Shadow, ...], Meta(max_length=4)] = ()
     """Models that score every ranking request beside the variant that is shown."""
+    rankings: bool = False
+    """Log what every request knew and showed (`sluice.domain.rankings`): for drift and for training from the log."""
     state: State = State()
     """Written by `sluice experiment start|pause|stop|ship`, and no part of the configuration."""
 
@@ -87,6 +89,16 @@ class Experiment(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     def planned_effect(self) -> float:
         """The absolute difference planned for; 5 points of a rate where the experiment names none."""
         return self.stopping.planned_effect or 0.05
+
+    @property
+    def rankers(self) -> dict[str, str]:
+        """Variant → the rule or the model that ranks for it."""
+        return {variant.name: variant.ranker or variant.name for variant in self.variants}
+
+    @property
+    def models(self) -> dict[str, str]:
+        """The same, of the variants that are models."""
+        return {name: ranker for name, ranker in self.rankers.items() if ranker.startswith("models:/")}
 
     @property
     def control_name(self) -> str:
@@ -137,7 +149,18 @@ _LATER = {
     field.name: field.default
     for field in msgspec.structs.fields(Experiment)
     if field.name
-    in ("targeting", "traffic", "layer", "holdout", "forced", "assignment", "bucketing", "canary", "shadow")
+    in (
+        "targeting",
+        "traffic",
+        "layer",
+        "holdout",
+        "forced",
+        "assignment",
+        "bucketing",
+        "canary",
+        "shadow",
+        "rankings",
+    )
 }
 """Fields that came later, with their defaults: where nothing else is said, what was hashed before hashes the same"""
 
@@ -329,6 +352,8 @@ def _checked(experiment: Experiment, label: str) -> Experiment:
     if experiment.canary is not None:
         _check_canary(experiment, experiment.canary, label)
     _check_audience(experiment, label)
+    if experiment.rankings and not experiment.models:
+        raise ConfigError(f"{label}: rankings: true: needs a variant that is a model (ranker: models:/NAME@ALIAS)")
     return experiment
 
 

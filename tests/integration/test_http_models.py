@@ -11,11 +11,13 @@ import pytest
 from http_service import Running, Servers, serving
 from registered_models import NAME, likes, register
 
+from sluice import subscribe
 from sluice.adapters import catalogue
 from sluice.adapters.features import FeatureKeeping
 from sluice.adapters.redis import connect
 from sluice.domain.experiment import Experiment, Variant
-from sluice.features import ItemState, make_catalogue
+from sluice.domain.rankings import SlateRanked, columns_digest
+from sluice.features import ItemState, make_catalogue, names
 from sluice.names import Keys
 from sluice.settings import Settings
 
@@ -97,3 +99,40 @@ def variants_of(running: Running) -> set[tuple[str, bool]]:
         running.post("/rank", {"user_id": f"u{n}", "items": ["1", "2"], "experiment": "n"}).json() for n in range(40)
     ]
     return {(one["variant"], one["fallback"]) for one in told}
+
+
+def test_recorded_rankings_are_logged_with_what_the_other_variants_would_have_shown(
+    api: Running, servers: Servers, tmp_path: Path, wait_until: Callable[..., Any]
+) -> None:
+    register(servers.settings.mlflow_uri, tmp_path, "Forward", likes("item_history", CATALOGUE))
+    variants = (
+        Variant(name="random", share=20),
+        Variant(name="old", ranker=f"models:/{NAME}@Forward", share=30),
+        Variant(name="less", ranker=f"models:/{NAME}/2", share=50),
+    )
+    catalogue.apply(servers.settings, [Experiment(name="logged", variants=variants, rankings=True)])
+    wait_until(lambda: "logged" in [e.name for e in api.service.router.experiments], 10, "the experiment is known")
+    wait_until(lambda: len(api.service.scoring.versions()) >= 3, 30, "its models are loaded")
+    shown: dict[str, Any] = {}
+    with subscribe("rankings", experiment="logged", settings=servers.settings) as rankings:
+        for number in range(40):
+            body = {"user_id": f"r{number}", "items": ["2", "1", "3"], "experiment": "logged", "top": 1, "record": True}
+            answer = api.post("/rank", body).json()
+            shown[answer["slate_id"]] = answer
+        seen: dict[str, SlateRanked] = {}
+
+        def complete() -> bool:
+            seen.update((record.slate_id, record) for record in rankings.poll(0.1))
+            return seen.keys() == shown.keys()
+
+        wait_until(complete, 20, "all rankings are logged")
+    assert {record.variant for record in seen.values()} == {"random", "old", "less"}
+    # `old` shows item 3, `less` shows item 1, and `random` each of the three.
+    expected = {"1": 0.5 + 0.2 / 3, "2": 0.2 / 3, "3": 0.3 + 0.2 / 3}
+    for slate_id, record in seen.items():
+        (item,), (told,) = record.items, shown[slate_id]["items"]
+        assert (item.item_id, item.impression_id) == (told["item_id"], told["impression_id"])
+        assert item.shown == pytest.approx(expected[item.item_id])
+        assert len(item.features) == len(names(CATALOGUE.genres))
+        assert record.columns == columns_digest(names(CATALOGUE.genres))
+        assert (item.score is None) == record.random == (record.variant == "random")

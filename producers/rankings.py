@@ -1,0 +1,59 @@
+"""Topic `rankings` of a replay: what was known of the items that were shown, and how likely each was to be shown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
+
+from producers.candidates import Candidates, Shown
+from producers.slates import Slate, base36
+from router import Routed
+from sluice.domain.allocation import parse_allocation_key
+from sluice.domain.events import encode
+from sluice.domain.experiment import Experiment
+from sluice.domain.rankings import RankedItem, SlateRanked, records, shown_probability
+from sluice.features import VERSION
+
+__all__ = ["RankingLog"]
+
+_allocation = lru_cache(64)(parse_allocation_key)
+
+
+class RankingLog:
+    """Makes the records of one experiment, the one whose variants rank."""
+
+    def __init__(self, experiment: Experiment, candidates: Candidates) -> None:
+        self._experiment, self._candidates = experiment.name, candidates
+        self._chance = frozenset(name for name, ranker in experiment.rankers.items() if ranker == "random")
+
+    def records(
+        self, slate: Slate, slate_id: str, answer: Routed, everything: Mapping[str, Sequence[Shown]]
+    ) -> Iterator[bytes]:
+        """Of a slate of the block that was ranked last. everything: variant → what it would have shown."""
+        known = self._candidates.known(slate, answer.variant)
+        if known is None:
+            return
+        shown = everything[answer.variant]
+        # The vector that the unit was drawn from. A unit outside the experiment is shown the control for certain.
+        made = answer.assignment
+        shares = _allocation(made.allocation) if made is not None else {answer.variant: 100}
+        tops = {name: {item.item_id for item in everything[name]} for name, share in shares.items() if share}
+        items = tuple(
+            [
+                RankedItem(
+                    item_id=item.item_id,
+                    impression_id=f"{slate_id}.{base36(item.place)}",
+                    score=None if known.scores is None else known.scores[item.place],
+                    shown=shown_probability(item.item_id, shares, tops, self._chance, len(shown) / len(slate.items)),
+                    features=tuple(known.features[item.place].tolist()),
+                )
+                for item in shown
+            ]
+        )
+        ranked = SlateRanked(
+            experiment=self._experiment, variant=answer.variant, model=known.model, model_version=known.version,
+            features_version=VERSION, columns=known.columns, user_id=slate.user_id, slate_id=slate_id,
+            at_ms=slate.at_ms, random=answer.variant in self._chance, items=items,
+        )  # fmt: skip
+        for record in records(ranked):
+            yield encode(record)
