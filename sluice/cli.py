@@ -33,6 +33,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "ope": ("analyzer.ope_command:ope", "Value other policies from what was logged."),
     "verify": ("stream_processors.cli:verify", "Recount the log and compare every integer."),
     "explain": ("analyzer.explain:explain", "Recompute a decision from its recorded evidence."),
+    "report": ("dashboard.report_cli:report", "What an experiment found, as one HTML file to be mailed."),
     "simulate": ("analyzer.simulate.cli:simulate", "Measure error rates, coverage and regret on known truth."),
     "plan": ("analyzer.plan:plan", "Sample size, duration or smallest effect, before the start."),
     "compare": ("analyzer.compare:compare", "Every figure of two or more variants from plain counts."),
