@@ -8,6 +8,10 @@ import signal
 import click
 
 from analyzer.service import build
+from sluice.adapters import logs
+from sluice.adapters.exporter import exporting
+from sluice.adapters.metrics import Metrics
+from sluice.console.options import metrics_port_option
 from sluice.settings import Settings
 
 __all__ = ["analyze"]
@@ -32,16 +36,19 @@ __all__ = ["analyze"]
     metavar="SECONDS",
     help="Give up when broker or Redis have not answered by then.",
 )
-def analyze(every_ms: int, timeout_s: float) -> None:
+@metrics_port_option
+def analyze(every_ms: int, timeout_s: float, metrics_port: int | None) -> None:
     """Read the counts of every partition and publish a decision whenever they change.
 
     Runs until Ctrl-C or SIGTERM. May be restarted at any time: versions go on where they were.
     """
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    analyzer = build(Settings.load(), every_ms=every_ms, timeout_s=timeout_s)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: analyzer.stop())
-    analyzer.run()
+    settings, metrics = Settings.load(), Metrics("analyze")
+    logs.configure("analyze", settings)
+    with exporting(metrics, settings, metrics_port):
+        analyzer = build(settings, every_ms=every_ms, timeout_s=timeout_s, metrics=metrics)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: analyzer.stop())
+        analyzer.run()
     logging.getLogger("analyzer").info(
         "stopped after %d decisions (longest computation %.1f ms), %d malformed snapshots",
         analyzer.decisions,

@@ -42,6 +42,8 @@ class Journal:
         self._failed: str = ""
         self._producer: Producer = producer(settings, {"message.max.bytes": MAX_LETTER_BYTES})
         self.last: dict[str, DecisionMade] = {}
+        self.made_ms: dict[str, int] = {}
+        """When the broker took the last one; for those found in the log's tail"""
 
     @property
     def caught_up(self) -> bool:
@@ -69,6 +71,7 @@ class Journal:
             stands = known is None or decision.version > known.version
             if stands:
                 self.last[decision.experiment] = decision
+                self.made_ms[decision.experiment] = message.timestamp()[1]
                 if ours:
                     accepted.append(decision)
             if live and stands != ours:
@@ -120,7 +123,8 @@ class Journal:
         try:
             decision = cast(DecisionMade, decode(message.value(), DecisionMade))
         except InvalidEvent as error:
-            log.warning("topic %s: skipped offset %s: %s", DECISIONS, message.offset(), error)
+            extra = {"topic": DECISIONS, "partition": message.partition(), "offset": message.offset()}
+            log.warning("topic %s: skipped offset %s: %s", DECISIONS, message.offset(), error, extra=extra)
             return None
         if ours:
             self._sent.discard((decision.experiment, decision.version))

@@ -10,10 +10,12 @@ from collections.abc import Sequence
 from analyzer.engine import Case, Previous, Snapshot, decide_many
 from analyzer.engine.canary import due
 from analyzer.journal import Journal
+from analyzer.readings import decision_readings, evidence_readings
 from analyzer.totals import Totals, parse_snapshot
 from sluice.adapters.allocations import AllocationStore
 from sluice.adapters.catalogue import Catalogue
 from sluice.adapters.kafka import KafkaError, KafkaException, Message, Producer, producer, wait_for_broker
+from sluice.adapters.metrics import Metrics, Reading, experiment_readings
 from sluice.adapters.reader import TopicReader
 from sluice.adapters.redis import wait_for_redis
 from sluice.domain.events import DeadLetter, DecisionMade, DelayEvidence, encode
@@ -35,8 +37,17 @@ LONGEST_WAIT_S = 5.0
 class Analyzer:
     """Reads `variant-stats` and `experiments`, writes `decisions`, and puts allocations where routers read them."""
 
-    def __init__(self, settings: Settings, store: AllocationStore, *, every_ms: int, timeout_s: float) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        store: AllocationStore,
+        *,
+        every_ms: int,
+        timeout_s: float,
+        metrics: Metrics | None = None,
+    ) -> None:
         self._settings = settings
+        self._metrics = metrics or Metrics("analyze")
         self._store = store
         self._every_s = every_ms / 1000
         self._timeout_s = timeout_s
@@ -52,7 +63,10 @@ class Analyzer:
         self._store_again_at = 0.0
         self._store_wait_s = 0.0
         self._dead_letters: Producer | None = None
+        self._pending_s: dict[str, float] = {}
+        """Experiment → since when there is evidence that no decision includes"""
         self._forget()
+        self._metrics.read_from(self._readings, ready=lambda: self._caught_up)
 
     def stop(self) -> None:
         """Ask `run` to return; may be called from a signal handler."""
@@ -83,6 +97,7 @@ class Analyzer:
         self._undefined: set[str] = set()
         self._refused: set[str] = set()
         self._caught_up = False
+        self._journal: Journal | None = None
 
     def _session(self) -> None:
         self._forget()
@@ -100,8 +115,8 @@ class Analyzer:
                     # Part of the partitions would look like a loss of traffic.
                     if not (stats.caught_up and experiments.caught_up and journal.caught_up):
                         continue
-                    self._caught_up = True
                     self._resume(journal)
+                    self._caught_up, self._journal = True, journal
                     self.ready.set()
                 self._decide(journal)
                 self._store_allocations()
@@ -130,7 +145,11 @@ class Analyzer:
             self.malformed += len(bad)
             first, reason = bad[0]
             more = f" (and {len(bad) - 1} more)" if len(bad) > 1 else ""
-            log.warning("topic %s: offset %s is no snapshot: %s%s", VARIANT_STATS, first.offset(), reason, more)
+            extra = {"topic": VARIANT_STATS, "partition": first.partition(), "offset": first.offset()}
+            log.warning(
+                "topic %s: offset %s is no snapshot: %s%s", VARIANT_STATS, first.offset(), reason, more, extra=extra
+            )
+            self._metrics.count("sluice_dead_letters_total", VARIANT_STATS, "malformed", by=len(bad))
             self._bury(bad)
 
     def _bury(self, bad: Sequence[tuple[Message, InvalidEvent]]) -> None:
@@ -177,6 +196,8 @@ class Analyzer:
         accepted, others = journal.poll()
         for decision in accepted:
             self.decisions += 1
+            self._metrics.count("sluice_decisions_total", decision.experiment)
+            self._pending_s.pop(decision.experiment, None)
             self._unstored[decision.experiment] = (decision.allocation_version, decision.allocation)
         for name in sorted(others):
             if name not in self._standby:
@@ -185,6 +206,7 @@ class Analyzer:
                     name,
                     journal.last[name].version,
                     STANDBY_S,
+                    extra={"experiment": name},
                 )
             self._standby[name] = None
             self._changed.add(name)
@@ -196,7 +218,9 @@ class Analyzer:
             return
         started = time.perf_counter()
         decisions = self._decisions(cases)
-        self.longest_ms = max(self.longest_ms, 1000 * (time.perf_counter() - started))
+        took_s = time.perf_counter() - started
+        self.longest_ms = max(self.longest_ms, 1000 * took_s)
+        self._metrics.observe("sluice_decision_seconds", took_s)
         for decision in decisions:
             name = decision.experiment
             try:
@@ -204,7 +228,10 @@ class Analyzer:
             except KafkaException as error:
                 if name not in self._refused:
                     self._refused.add(name)
-                    log.error("experiment %s: decision %d cannot be written: %s", name, decision.version, error)
+                    log.error(
+                        "experiment %s: decision %d cannot be written: %s", name, decision.version, error,
+                        extra={"experiment": name, "version": decision.version},
+                    )  # fmt: skip
 
     def _case(self, name: str, journal: Journal) -> Case | None:
         """What to decide from; None when there is nothing to decide on, or not yet (then it stays changed)."""
@@ -212,34 +239,40 @@ class Analyzer:
         if experiment is None:
             if name in self._totals.experiments and name not in self._undefined:
                 self._undefined.add(name)
-                log.warning("experiment %s is counted but not defined: no decisions", name)
-            self._changed.discard(name)
+                log.warning("experiment %s is counted but not defined: no decisions", name, extra={"experiment": name})
+            self._settle(name)
             return None
         if not journal.settled(name):
             return None
         last = journal.recall(name)
         orders = _orders(experiment, last)
         if experiment.state.status != "running" and not (orders and last is not None and last.canary is not None):
-            self._changed.discard(name)  # a change of its status brings it back
+            self._settle(name)  # a change of its status brings it back
             return None
         snapshot = self._totals.snapshot(experiment)
         (self._maturing.add if _immature(snapshot.delay) else self._maturing.discard)(name)
         if last is not None and not orders and _decided(experiment, snapshot, last):
-            self._changed.discard(name)
+            self._settle(name)
             if name in self._standby:
                 self._standby[name] = None
             return None
+        self._pending_s.setdefault(name, time.monotonic())
         if self._stands_by(name):
             return None
         self._changed.discard(name)
         return Case(experiment, snapshot, self._previous(experiment, last), orders)
+
+    def _settle(self, name: str) -> None:
+        self._changed.discard(name)
+        self._pending_s.pop(name, None)
 
     def _decisions(self, cases: Sequence[Case]) -> list[DecisionMade]:
         try:
             return decide_many(cases)
         except ValueError as error:
             if len(cases) == 1:
-                log.error("experiment %s: no decision: %s", cases[0].experiment.name, error)
+                name = cases[0].experiment.name
+                log.error("experiment %s: no decision: %s", name, error, extra={"experiment": name})
                 return []
             # One cannot be decided on: the others must not wait for it.
             return [decision for case in cases for decision in self._decisions([case])]
@@ -255,7 +288,7 @@ class Analyzer:
         if now - since < STANDBY_S:
             return True
         del self._standby[name]
-        log.warning("the other analyzer is silent: deciding on %s again", name)
+        log.warning("the other analyzer is silent: deciding on %s again", name, extra={"experiment": name})
         return False
 
     def _previous(self, experiment: Experiment, last: DecisionMade | None) -> Previous | None:
@@ -288,6 +321,22 @@ class Analyzer:
             log.info("Redis answers again")
         self._store_wait_s = 0.0
 
+    def _readings(self) -> Reading:
+        """On any thread."""
+        experiments, journal = tuple(self._catalogue.experiments.values()), self._journal
+        if journal is None:  # part of what was counted would look like counters that began anew
+            return
+        yield from experiment_readings(experiments)
+        yield from evidence_readings(self._totals, experiments)
+        yield from decision_readings(journal.last, experiments)
+        now_s, now_ms = time.monotonic(), time.time_ns() // 1_000_000
+        for experiment in experiments:
+            name = experiment.name
+            yield "sluice_analyzer_standby", (name,), name in self._standby
+            yield "sluice_decision_pending_seconds", (name,), now_s - self._pending_s.get(name, now_s)
+            if name in journal.made_ms:
+                yield "sluice_decision_age_seconds", (name,), max(0, now_ms - journal.made_ms[name]) / 1000
+
 
 def _orders(experiment: Experiment, last: DecisionMade | None) -> tuple[Change, ...]:
     """Changes that a canary has not obeyed yet."""
@@ -315,10 +364,16 @@ def _immature(delay: DelayEvidence | None) -> bool:
     return delay is not None and delay.immature
 
 
-def build(settings: Settings, *, every_ms: int = 100, timeout_s: float = 15.0) -> Analyzer:
-    """An analyzer whose broker and Redis have answered. Raises TransportError after `timeout_s`, ConfigError."""
+def build(
+    settings: Settings, *, every_ms: int = 100, timeout_s: float = 15.0, metrics: Metrics | None = None
+) -> Analyzer:
+    """An analyzer whose broker and Redis have answered; it tells `metrics` what it does.
+
+    Raises TransportError after `timeout_s`, ConfigError.
+    """
     settings.require_kafka()
     settings.require_redis()
     wait_for_broker(settings, timeout_s)
     client = wait_for_redis(settings, timeout_s)
-    return Analyzer(settings, AllocationStore(client, Keys(settings.prefix)), every_ms=every_ms, timeout_s=timeout_s)
+    store = AllocationStore(client, Keys(settings.prefix))
+    return Analyzer(settings, store, every_ms=every_ms, timeout_s=timeout_s, metrics=metrics)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from typing import cast
 
 from msgspec.structs import replace
@@ -95,6 +95,24 @@ class Totals:
     def experiments(self) -> set[str]:
         """Every experiment that something was counted for, defined or not; segments are parts of theirs."""
         return {name for cells in self._cells.values() for name in cells if parse_segment(name) is None}
+
+    def sums(self, wanted: Container[tuple[str, str]]) -> dict[tuple[str, str], tuple[int, int, dict[str, int]]]:
+        """(experiment, variant) → units, impressions, outcome → impressions with it; of those `wanted`.
+
+        May be asked by another thread than the one that offers: each partition is then of one moment.
+        """
+        found: dict[tuple[str, str], tuple[int, int, dict[str, int]]] = {}
+        for partition in list(self._cells.values()):
+            for cells in list(partition.values()):
+                for cell in cells:
+                    place = cell.experiment, cell.variant
+                    if place in wanted:
+                        units, impressions, outcomes = found.get(place, (0, 0, {}))
+                        sums = cell.statistics
+                        for name, outcome in sums.outcomes.items():
+                            outcomes[name] = outcomes.get(name, 0) + outcome.count
+                        found[place] = units + sums.units, impressions + sums.impressions, outcomes
+        return found
 
     def snapshot(self, experiment: Experiment) -> Snapshot:
         """The evidence of one experiment over all partitions; empty when nothing was counted for it."""

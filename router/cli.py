@@ -11,6 +11,7 @@ from types import FrameType
 
 import click
 
+from sluice.console.options import metrics_port_option
 from sluice.errors import ConfigError
 
 __all__ = ["route"]
@@ -27,8 +28,9 @@ GRACE_S = 3
     "--spool-mb", type=click.IntRange(1, 100_000), default=256, show_default=True,
     help="Disk for events while Kafka is away, in the state folder.",
 )  # fmt: skip
+@metrics_port_option
 @click.option("--json", "as_json", is_flag=True, help="Print the address as one JSON object when ready.")
-def route(host: str, port: int, spool_mb: int, as_json: bool) -> None:
+def route(host: str, port: int, spool_mb: int, metrics_port: int | None, as_json: bool) -> None:
     """Serve assignments, rankings and events over HTTP.
 
     The experiments of the catalogue, sticky assignments in Redis, the exposure log on Kafka. Goes on answering while
@@ -38,10 +40,12 @@ def route(host: str, port: int, spool_mb: int, as_json: bool) -> None:
 
     from router.api import create_app
     from router.serving import build_service
+    from sluice.adapters import logs
+    from sluice.adapters.exporter import exporting
     from sluice.settings import Settings
 
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     settings = Settings.load()
+    logs.configure("router", settings)
     listening = _listen(host, port)
     sys.setswitchinterval(SWITCH_S)
     try:
@@ -72,7 +76,8 @@ def route(host: str, port: int, spool_mb: int, as_json: bool) -> None:
     click.echo(json.dumps({"url": url, "docs": f"{url}/docs"}) if as_json else f"router at {url} · API: {url}/docs")
     if not settings.token and host not in ("127.0.0.1", "localhost", "::1"):
         logging.getLogger("router").warning("anybody who reaches %s may use it: set SLUICE_TOKEN", host)
-    server.run(sockets=[listening])
+    with exporting(service.metrics, settings, metrics_port):
+        server.run(sockets=[listening])
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -238,7 +238,10 @@ _ANALYZING = {
         "probability", ("experiment",), "Always-valid p-value of the units seen against what was promised", "analyze"
     ),
     "sluice_sample_ratio_limit": _gauge("probability", (), "Below it the evidence is `invalid`", "analyze"),
-    "sluice_variant_rate": _gauge("ratio", _VARIANT, "Estimate of the primary metric in the last decision", "analyze"),
+    "sluice_variant_rate": _gauge(
+        "ratio", _VARIANT, "Estimate of the primary metric, each unit weighed with 1 / propensity",
+        "analyze",
+    ),
     "sluice_variant_rate_bound": _gauge(
         "ratio", (*_VARIANT, "bound"), "Ends, `lower` and `upper`, of its 95 % confidence sequence", "analyze"
     ),
