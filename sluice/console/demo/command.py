@@ -9,6 +9,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import resources
@@ -46,6 +47,8 @@ class Asked(NamedTuple):
     seed: int
     limit: int | None
     as_json: bool
+    browser: bool | None
+    """Serve the dashboard: with a browser, without, or (None) not at all"""
 
 
 def asking(command: Callable[..., None]) -> Callable[..., None]:
@@ -60,13 +63,16 @@ def asking(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--seed", type=click.IntRange(0), default=0, show_default=True),
         click.option("--limit", type=click.IntRange(1), metavar="N", help="At most N slates."),
         click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else."),
+        click.option("--open/--no-browser", "browser", default=None, help="Serve the dashboard until Ctrl-C, and open "
+                     "it in a browser or only print its address."),
     ]  # fmt: skip
 
     @functools.wraps(command)
     def together(
-        *context: Any, infra: str, data: str | None, speed: str, seed: int, limit: int | None, as_json: bool, **own: Any
-    ) -> None:
-        command(*context, Asked(infra, data, speed, seed, limit, as_json), **own)
+        *context: Any, infra: str, data: str | None, speed: str, seed: int, limit: int | None, as_json: bool,
+        browser: bool | None, **own: Any,
+    ) -> None:  # fmt: skip
+        command(*context, Asked(infra, data, speed, seed, limit, as_json, browser), **own)
 
     for option in reversed(options):
         together = option(together)
@@ -88,13 +94,14 @@ def demo(context: click.Context, asked: Asked) -> None:
             raise ConfigError(f"options of `demo {context.invoked_subcommand}` stand after its name")
         return
     definition = (resources.files("sluice") / "experiments" / "demo.yaml").read_text(encoding="utf-8")
-    run, found = conduct(definition, asked)
-    if asked.as_json:
-        click.echo(msgspec.json.encode(found))
-    else:
-        Console(highlight=False).print(final_table(found, run.data))
-    if found.verify != "exact":
-        raise click.exceptions.Exit(1)
+
+    def show(run: DemoRun, found: Outcome) -> None:
+        if asked.as_json:
+            click.echo(msgspec.json.encode(found))
+        else:
+            Console(highlight=False).print(final_table(found, run.data))
+
+    conduct(definition, asked, show)
 
 
 @demo.command()
@@ -107,18 +114,23 @@ def canary(asked: Asked, bad: bool) -> None:
     move is told with its reason when it happens. Exit code 0 only when the recount equals the counters.
     """
     models = all(find_spec(package) is not None for package in ("mlflow", "lightgbm"))
-    run, found = conduct(canary_definition(bad=bad, models=models), asked)
-    end = canary_outcome(run.decisions)
-    if asked.as_json:
-        click.echo(msgspec.json.encode(msgspec.structs.asdict(found) | {"canary": end}))
-    else:
-        Console(highlight=False).print(Group(final_table(found, run.data), course(end)))
-    if found.verify != "exact":
-        raise click.exceptions.Exit(1)
+
+    def show(run: DemoRun, found: Outcome) -> None:
+        end = canary_outcome(run.decisions)
+        if asked.as_json:
+            click.echo(msgspec.json.encode(msgspec.structs.asdict(found) | {"canary": end}))
+        else:
+            Console(highlight=False).print(Group(final_table(found, run.data), course(end)))
+
+    conduct(canary_definition(bad=bad, models=models), asked, show)
 
 
-def conduct(definition: str, asked: Asked) -> tuple[DemoRun, Outcome]:
-    """One demo of the experiment that `definition` describes in YAML, from the first server to the last check."""
+def conduct(definition: str, asked: Asked, show: Callable[[DemoRun, Outcome], None]) -> None:
+    """One demo of the experiment that `definition` describes in YAML, from the first server to the last check.
+
+    `show` prints what came of it; then the dashboard is served on, if one was asked for. Raises Exit with code 1 when
+    the recount differs.
+    """
     (experiment,) = load_experiments(definition, "demo.yaml")
     view = _view(Console(highlight=False), asked.infra, experiment, asked.as_json)
     source = ["--data", asked.data] if asked.data is not None else []
@@ -130,20 +142,37 @@ def conduct(definition: str, asked: Asked) -> tuple[DemoRun, Outcome]:
     outer = Settings.load()
     with _folder() as folder, _ended_by_signal():
         try:
-            with view, Children(_environment(asked.infra, folder, outer), folder) as children:
-                run = DemoRun(
-                    asked.infra, definition, replay, register, _seconds(asked.speed), children, outer.state, view
-                )
-                found = run.run()
+            with Children(_environment(asked.infra, folder, outer), folder) as children:
+                with view:
+                    run = DemoRun(
+                        asked.infra, definition, replay, register, _seconds(asked.speed), children, outer.state, view,
+                        browser=asked.browser,
+                    )  # fmt: skip
+                    found = run.run()
+                for line in run.notices:
+                    click.echo(line, err=True)
+                show(run, found)
+                if run.dashboard:
+                    _serve_on(children, run.dashboard)
         except ChildFailed as failure:
             for line in failure.tail:
                 click.echo(f"  {line}", err=True)
             if failure.wrong_use:  # all is said: the logs hold no more
                 raise ConfigError(str(failure)) from failure
             raise
-    for line in run.notices:
-        click.echo(line, err=True)
-    return run, found
+    if found.verify != "exact":
+        raise click.exceptions.Exit(1)
+
+
+def _serve_on(children: Children, url: str) -> None:
+    """Until Ctrl-C. Raises ChildFailed when a service ends meanwhile."""
+    click.echo(f"the dashboard stays at {url} until Ctrl-C", err=True)
+    try:
+        while True:
+            children.check()
+            time.sleep(0.2)
+    except KeyboardInterrupt:
+        return
 
 
 def _view(console: Console, infra: str, experiment: Experiment, as_json: bool) -> SilentView:

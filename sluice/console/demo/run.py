@@ -44,8 +44,13 @@ class DemoRun:
         children: Children,
         state: Path,
         view: SilentView,
+        *,
+        browser: bool | None = None,
     ) -> None:
-        """state: folder where models and prepared data stay, for the next demo."""
+        """state: folder where models and prepared data stay, for the next demo.
+
+        browser: serve the dashboard, and open it in one or not; None: no dashboard.
+        """
         self._infra = infra
         self._define(definition)
         self._replay = list(replay)
@@ -57,6 +62,9 @@ class DemoRun:
         self._began_s = time.monotonic()
         self._first_s: float | None = None
         """When the first record was seen in the logs."""
+        self._browser = browser
+        self.dashboard = ""
+        """Its address; empty when there is none."""
         self.data = ""
         """What was replayed."""
         self.decisions: list[DecisionMade] = []
@@ -72,7 +80,9 @@ class DemoRun:
         view.phase("starting the services")
         process = children.start("process", "process", "--loglevel", "warning")
         analyze = children.start("analyze", "analyze")
+        page = self._page()
         self._until_counting(settings, process)
+        self._tell_address(page)
         self._models(training)
         catalogue.apply(settings, [self._experiment])
         replay = children.start("replay", *self._replay, "--experiment", str(self._experiment_file()), good=(0,))
@@ -103,6 +113,19 @@ class DemoRun:
             seconds=time.monotonic() - self._began_s,
             rate=seen.counted / (counted_s - (self._first_s or self._began_s)),
         )
+
+    def _page(self) -> Child | None:
+        if self._browser is None:
+            return None
+        how = "--open" if self._browser else "--no-browser"
+        return self._children.start("dashboard", "dashboard", "--port", "0", how, "--json")
+
+    def _tell_address(self, page: Child | None) -> None:
+        if page is None:
+            return
+        self._until_line(page)
+        self.dashboard = printed(page)["url"]
+        self._view.note(f"dashboard at {self.dashboard}")
 
     def _training(self) -> Child | None:
         """Beside the servers, which take their time as well."""
@@ -145,11 +168,15 @@ class DemoRun:
             return settings
         self._view.phase("starting broker and Redis")
         child = children.start("infra", "infra", "run", "--infra", self._infra)
+        self._until_line(child)
+        return Settings.load(children.env)
+
+    def _until_line(self, child: Child) -> None:
+        """Wait until it has printed one."""
         while not child.output().endswith("\n"):
-            children.check()
+            self._children.check()
             self._view.tick(time.monotonic() - self._began_s)
             time.sleep(0.05)
-        return Settings.load(children.env)
 
     def _until_counting(self, settings: Settings, process: Child) -> None:
         """A worker that owns a partition publishes where it stands, before the first record too."""

@@ -1,10 +1,11 @@
-"""The demo while it runs, for a person: one calm picture that fits 80 columns. Library: rich."""
+"""The demo while it runs, for a person: one calm picture that fits 80 columns. Libraries: click, rich."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from types import TracebackType
 
+import click
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.live import Live
 from rich.table import Table
@@ -22,10 +23,14 @@ REASON_LINES = 3
 
 
 class SilentView:
-    """Shows nothing: for --json."""
+    """Shows nothing: for --json. What somebody must know goes to stderr."""
 
     def phase(self, words: str) -> None:
         """Something new begins."""
+
+    def note(self, words: str) -> None:
+        """A line that stays."""
+        click.echo(words, err=True)
 
     def tick(self, seconds: float) -> None:
         """Nothing new but the time since the start."""
@@ -51,6 +56,9 @@ class PlainView(SilentView):
     def phase(self, words: str) -> None:
         self._console.print(words, highlight=False)
 
+    def note(self, words: str) -> None:
+        self.phase(words)
+
     def update(self, seen: Seen, seconds: float, share: float | None) -> None:
         for move in moves(seen):
             self._console.print(move, highlight=False)
@@ -70,6 +78,9 @@ class LiveView(SilentView):
     def phase(self, words: str) -> None:
         self._words = words
         self._draw()
+
+    def note(self, words: str) -> None:
+        self._live.console.print(words, highlight=False, soft_wrap=True)  # above the picture
 
     def tick(self, seconds: float) -> None:
         self._seconds = seconds
