@@ -36,6 +36,7 @@ def decision_readings(last: Mapping[str, DecisionMade], experiments: Iterable[Ex
 def _decision(decision: DecisionMade) -> Reading:
     name = decision.experiment
     yield "sluice_decision_version", (name,), decision.version
+    yield "sluice_decided_allocation_version", (name,), decision.allocation_version
     for verdict in get_args(Verdict):
         yield "sluice_verdict", (name, verdict), verdict == decision.verdict
     if decision.sample_ratio_always_valid_p is not None:

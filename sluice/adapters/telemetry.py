@@ -249,6 +249,9 @@ _ANALYZING = {
     "sluice_variant_expected_loss": _gauge(
         "ratio", _VARIANT, "Expected regret, in the unit of the metric, of choosing the variant for good", "analyze"
     ),
+    "sluice_decided_allocation_version": _gauge(
+        "", ("experiment",), "Version of the allocation of the last decision: what routers are to use", "analyze"
+    ),
     "sluice_decided_share": _gauge("ratio", _VARIANT, "Share of new units that the last decision gave", "analyze"),
     "sluice_guardrail_status": _gauge(
         "", (*_VARIANT, "outcome", "status"), "1 for the status of each guardrail: `passed`, `breached`, `open`",
