@@ -2,8 +2,11 @@
 
 const whole = new Intl.NumberFormat("en-US", { maximumFractionDigits: 0 });
 const NONE = "–";
+const PERCENT = "\u00a0%"; // a number and its unit stay on one line
 
 const known = (value) => typeof value === "number" && Number.isFinite(value);
+
+export const capital = (word) => word && word[0].toUpperCase() + word.slice(1);
 
 export const count = (value) => (known(value) ? whole.format(value) : NONE);
 
@@ -17,16 +20,21 @@ export function significant(value, digits = 3) {
 export function percent(share, digits = 1) {
   if (!known(share)) return NONE;
   const value = 100 * share;
-  if (value !== 0 && Math.abs(value) < 1) return `${significant(value)} %`;
-  return `${value.toFixed(digits)} %`;
+  if (value !== 0 && Math.abs(value) < 1) return `${significant(value)}${PERCENT}`;
+  return `${value.toFixed(digits)}${PERCENT}`;
 }
+
+export const wholePercent = (percents) => (known(percents) ? `${percents}${PERCENT}` : NONE);
+
+/** Sentences of the server, their numbers beside their percent signs. */
+export const typeset = (sentence) => sentence.replaceAll(/(\d) %/g, `$1${PERCENT}`);
 
 /** A probability: never `100 %` or `0 %` unless it is exactly that. */
 export function probability(share) {
   if (!known(share)) return NONE;
-  if (share > 0.9999 && share < 1) return "> 99.99 %";
-  if (share < 0.0001 && share > 0) return "< 0.01 %";
-  return `${(100 * share).toFixed(share > 0.995 || share < 0.005 ? 2 : 1)} %`;
+  if (share > 0.9999 && share < 1) return `> 99.99${PERCENT}`;
+  if (share < 0.0001 && share > 0) return `< 0.01${PERCENT}`;
+  return `${(100 * share).toFixed(share > 0.995 || share < 0.005 ? 2 : 1)}${PERCENT}`;
 }
 
 /** A difference of rates in percentage points, as the reasons say it: two digits. */
@@ -79,6 +87,6 @@ export const ago = (ms, nowMs) => (known(ms) && ms > 0 ? `${duration((nowMs - ms
 export function shares(allocation) {
   return Object.entries(allocation ?? {})
     .sort((a, b) => b[1] - a[1] || (a[0] < b[0] ? -1 : 1))
-    .map(([name, share]) => `${name} ${share} %`)
+    .map(([name, share]) => `${name} ${wholePercent(share)}`)
     .join(" · ");
 }

@@ -1,4 +1,5 @@
 // What the parts of the page draw from: the state of the store, seen at the decision that is shown. Pure.
+import { capital } from "./format.js";
 import { styles } from "./palette.js";
 
 export function modelOf(store) {
@@ -44,7 +45,7 @@ function metricOf(detail, shown) {
   const measure = shown?.metric.measure ?? detail.experiment?.measure ?? "rate";
   const unit = shown?.metric.unit ?? detail.experiment?.unit ?? "user";
   const word = measure === "value" ? `${outcome} value` : `${outcome} rate`;
-  return { outcome, measure, unit, word, title: `${word[0].toUpperCase()}${word.slice(1)} over decisions` };
+  return { outcome, measure, unit, word, title: `${capital(word)} over decisions` };
 }
 
 /** The variant that leads at the decision shown: the one shipped, else the most probable best. */
@@ -53,6 +54,9 @@ export function leaderOf(model) {
   const known = results.filter((result) => result.p_best != null && result.impressions);
   return known.length ? known.reduce((a, b) => (b.p_best > a.p_best ? b : a)) : null;
 }
+
+/** Of a canary: the variant beside the control. */
+export const candidateOf = (model) => (model.shown?.canary ? (model.names.find((name) => name !== model.control) ?? null) : null);
 
 /** How fresh the newest decision is: `fresh`, `quiet` (nothing to decide on) or `stale` (events come, decisions do not). */
 export function freshness(model) {

@@ -1,11 +1,14 @@
 // All state of the page, and the only place that changes it. Everything that grows is bounded.
 import * as api from "./api.js";
+import { Latest } from "./latest.js";
 import { address, parse } from "./route.js";
 import { append } from "./series.js";
 import { Stream } from "./stream.js";
 
 const MOST_LINES = 500;
 const KEPT_VIEWS = 64;
+const MOST_EARLY = 100;
+const NO_LINES = { lines: [], more: false, loading: false, error: null };
 
 export class Store {
   /** `changed()` is called after every change; whoever draws does so at most once a frame. */
@@ -19,6 +22,8 @@ export class Store {
     this.skipped = 0;
     this.clockMs = 0; // the server's clock minus ours
     this.name = null;
+    this._viewAsked = new Latest((version) => this._loadView(version));
+    this._linesAsked = new Latest((version) => this._loadPastLines(version));
     this._forget();
     this._stream = new Stream(
       (kind, data) => this._event(kind, data),
@@ -63,9 +68,16 @@ export class Store {
     this._load();
   }
 
+  /** The decision log as of the decision that is shown. */
+  get shownLog() {
+    if (this.pinned === null) return this.log;
+    return this.pastLog ?? { ...this.log, lines: this.log.lines.filter((line) => line.version <= this.pinned) };
+  }
+
   async moreLines() {
-    if (this.log.loading) return;
-    await this._loadLines(this.log.lines.at(-1)?.version ?? null);
+    const log = this.shownLog;
+    if (log.loading) return;
+    await this._loadLines(log.lines.at(-1)?.version ?? null, log === this.pastLog ? "pastLog" : "log");
   }
 
   async explain(version) {
@@ -95,8 +107,11 @@ export class Store {
     this.view = null; // DecisionView of `pinned`; the one before while it is fetched
     this.viewError = null;
     this._views = new Map();
-    this._fetching = false;
-    this.log = { lines: [], more: false, loading: false, error: null };
+    this._early = null; // decisions told while the state is fetched
+    this._viewAsked.forget();
+    this._linesAsked.forget();
+    this.log = { ...NO_LINES };
+    this.pastLog = null; // only where the decision travelled to is older than what `log` holds
     this.explained = null;
   }
 
@@ -132,6 +147,7 @@ export class Store {
   async _load() {
     const signal = this._aborted.signal;
     if (this.name === null) return;
+    this._early = [];
     try {
       const found = await api.detail(this.name, signal);
       if (signal.aborted) return;
@@ -139,8 +155,11 @@ export class Store {
       this.detailError = null;
       this._sources(found);
       this.lag = found.lag;
-      this._pin(this.pinned);
+      const early = this._early;
+      this._early = null;
+      early.forEach((told) => this._decided(told));
       await this._loadLines(null);
+      if (!signal.aborted) this._pin(this.pinned);
     } catch (error) {
       if (signal.aborted || error.name === "AbortError") return;
       this.detailError = { status: error.status, message: error.message };
@@ -148,52 +167,58 @@ export class Store {
     this._changed();
   }
 
-  async _loadLines(before) {
-    const signal = this._aborted.signal;
-    this.log.loading = true;
+  /** The newest lines, or with `before` those that follow the ones which `which` holds. */
+  async _loadLines(before, which = "log") {
+    const log = this[which];
+    this[which] = { ...log, loading: true };
     this._changed();
+    const found = await this._lines(before, before === null ? [] : log.lines);
+    if (found && this[which]) this[which] = found;
+    this._changed();
+  }
+
+  async _loadPastLines(version) {
+    const found = await this._lines(version + 1, []);
+    if (found && this.pinned === version) this.pastLog = found;
+    this._changed();
+  }
+
+  /** `kept` and the lines before version `before`; null when another experiment is looked at by then. */
+  async _lines(before, kept) {
+    const signal = this._aborted.signal;
     try {
       const found = await api.decisions(this.name, before, signal);
-      if (signal.aborted) return;
-      const kept = before === null ? [] : this.log.lines;
       const lines = [...kept, ...found.decisions];
-      this.log = { lines: lines.slice(0, MOST_LINES), more: found.more && lines.length < MOST_LINES, loading: false, error: null };
+      return { lines: lines.slice(0, MOST_LINES), more: found.more && lines.length < MOST_LINES, loading: false, error: null };
     } catch (error) {
-      if (signal.aborted || error.name === "AbortError") return;
-      this.log = { ...this.log, loading: false, error: error.message };
+      return signal.aborted ? null : { ...NO_LINES, lines: kept, error: error.message };
     }
-    this._changed();
   }
 
   _pin(version) {
     this.pinned = version;
     this.viewError = null;
+    this.pastLog = null;
     if (version === null) {
       this.view = null;
       return;
     }
+    const oldest = this.log.lines.at(-1)?.version;
+    if (oldest > version) this._linesAsked.ask(version);
     const kept = this._views.get(version);
     if (kept) this.view = kept;
     else if (this.detail?.decision?.version === version) this._keep(this.detail.decision);
-    else this._fetchView();
+    else if (this.detail !== null) this._viewAsked.ask(version);
   }
 
-  /** One question at a time: a slider asks for more versions than anybody can look at, and the last one counts. */
-  async _fetchView() {
-    if (this._fetching || this.detail === null) return;
-    this._fetching = true;
+  async _loadView(version) {
     const signal = this._aborted.signal;
-    const version = this.pinned;
     try {
       const found = await api.decision(this.name, version, signal);
-      if (signal.aborted) return;
-      this._keep(found, version);
+      if (!signal.aborted) this._keep(found, version);
     } catch (error) {
-      if (signal.aborted || error.name === "AbortError") return;
-      if (this.pinned === version) this.viewError = error.message;
+      if (!signal.aborted && this.pinned === version) this.viewError = error.message;
     }
-    this._fetching = false;
-    if (this.pinned !== null && this.pinned !== version) this._pin(this.pinned);
     this._changed();
   }
 
@@ -219,7 +244,11 @@ export class Store {
   _event(kind, data) {
     const handle = {
       hello: () => this._hello(data),
-      reload: () => this._load(),
+      reload: () => {
+        if (data.experiment !== null && data.experiment !== this.name) return;
+        this._load();
+        this._loadList();
+      },
       decision: () => this._decided(data),
       counters: () => this._counted(data),
       experiment: () => this._listed(data),
@@ -239,9 +268,13 @@ export class Store {
     this._loadList();
   }
 
-  _decided({ experiment, decision, points }) {
+  _decided(told) {
+    const { experiment, decision, points } = told;
     const { detail } = this;
-    if (experiment !== this.name || detail === null) return;
+    if (experiment !== this.name) return;
+    this._early?.push(told); // what is being fetched may be older
+    if (this._early?.length > MOST_EARLY) this._early.shift();
+    if (detail === null) return;
     const before = detail.decision?.version ?? 0;
     if (decision.version < before) return;
     detail.decision = decision;

@@ -13,7 +13,7 @@ export function densityFigure(model) {
   const said = (name) => interval(results.get(name)?.interval, format.level);
   return {
     id: "density",
-    title: `Where the true ${model.metric.word}s lie`,
+    title: `True ${model.metric.word}s, as believed`,
     key: `density|${model.name}|${names.join("|")}|${model.metric.measure}`,
     stamp: `${shown.version}`,
     marker: null,
@@ -22,6 +22,7 @@ export function densityFigure(model) {
     series: names.map((name) => ({ label: name, ...model.style(name), fill: 0.14, spanGaps: true })),
     formatX: format.level,
     formatY: () => "",
+    bareY: true,
     formatAt: format.level,
     height: 280,
     range: (_, high) => [0, (high ?? 1) * 1.08],

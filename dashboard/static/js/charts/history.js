@@ -1,5 +1,5 @@
 // The charts over decisions: what each shows, its sentence and its table. Pure, but for colours drawn by `decorate`.
-import { count, interval, metricFormat, probability, shares } from "../format.js";
+import { count, interval, metricFormat, probability, shares, wholePercent } from "../format.js";
 import { cssColour } from "../palette.js";
 import { evenly, indexAt } from "../series.js";
 
@@ -16,7 +16,7 @@ const isNumber = (value) => typeof value === "number";
 
 function base(model, id, title) {
   const { series } = model;
-  const marker = model.live ? null : model.shown?.version ?? model.pinned;
+  const marker = model.pinned;
   const index = model.live ? series.version.length - 1 : indexAt(series, model.pinned);
   return {
     id,
@@ -124,8 +124,7 @@ function allocation(model) {
   const columns = names.map((name) => series.variants[name]?.allocation ?? []);
   const running = Array(series.version.length).fill(0);
   const stacked = columns.map((column) => column.map((share, i) => (running[i] += share ?? 0)));
-  const text = (share) => (isNumber(share) ? `${share} %` : "–");
-  const found = lines(model, "allocation", "Allocation", "allocation", text);
+    const found = lines(model, "allocation", "Allocation", "allocation", wholePercent);
   const now = Object.fromEntries(names.map((name, i) => [name, columns[i][found.index] ?? 0]));
   // The last variant is drawn first, so that each area lies in front of the one above it.
   const order = names.map((_, i) => names.length - 1 - i);
@@ -142,7 +141,6 @@ function allocation(model) {
     })),
     bands: order.slice(0, -1).map((i, place) => ({ series: [place + 1, place + 2], variable: model.style(names[i]).variable, alpha: AREA })),
     range: () => [0, 100],
-    formatY: text,
     summary: `New ${model.metric.unit}s go: ${shares(now)}.`,
     decorate: (plot) => allocationLabels(plot, model, stacked),
   };
@@ -173,7 +171,7 @@ function best(model) {
   return {
     ...found,
     range: () => [0, 1],
-    formatY: (p) => `${Math.round(100 * p)} %`,
+    formatY: (p) => wholePercent(Math.round(100 * p)),
     summary: values.length ? `${values.map(([name, p]) => `${name} ${probability(p)}`).join("; ")}.` : "Not known yet.",
   };
 }
@@ -182,7 +180,7 @@ function loss(model) {
   const format = metricFormat(model.metric.measure);
   const amount = (value) => (isNumber(value) ? `${format.amount(value)}${format.unit ? ` ${format.unit}` : ""}` : "–");
   const found = lines(model, "loss", "Expected loss of choosing it", "expected_loss", amount);
-  const allowed = model.stopping?.expected_loss;
+  const allowed = model.entry.kind === "canary" ? null : model.stopping?.expected_loss;
   const columns = model.names.map((name) => model.series.variants[name]?.expected_loss ?? []);
   const top = focus(columns.map((column) => [column, column, column]))[1];
   const least = model.names

@@ -79,7 +79,7 @@ export class Chart extends Component {
         scales: { x: { time: false }, y: { range: (plot, low, high) => this.props.figure.range(low, high) } },
         axes: [
           { ...axis, size: 30, gap: 6, space: 64, values: (_, ticks) => ticks.map(figure.formatX) },
-          { ...axis, size: 52, gap: 8, space: 38, values: (_, ticks) => ticks.map(figure.formatY) },
+          { ...axis, size: figure.bareY ? 12 : 52, gap: 8, space: 38, values: (_, ticks) => ticks.map(figure.formatY) },
         ],
         series: [{}, ...figure.series.map((one) => this._series(one))],
         bands: figure.bands?.map((band) => ({ series: band.series, fill: faded(cssColour(band.variable), band.alpha) })),
@@ -132,6 +132,7 @@ export class Chart extends Component {
       ctx.fillRect(x, top, left + width - x, height); // what was not known yet
       ctx.strokeStyle = cssColour("--accent");
       ctx.lineWidth = 2 * devicePixelRatio;
+      ctx.setLineDash([]);
       ctx.beginPath();
       ctx.moveTo(x, top);
       ctx.lineTo(x, top + height);

@@ -1,6 +1,6 @@
 // How far a canary is, and the reason of each move.
 import { html } from "../dom.js";
-import { count, duration, interval, metricFormat, moment } from "../format.js";
+import { count, duration, interval, metricFormat, moment, typeset, wholePercent } from "../format.js";
 import { CanaryBadge, Icon, Light } from "./icons.js";
 
 const STATUS = { passed: ["ok", "good enough"], worse: ["bad", "worse"], open: ["calm", "not known yet"] };
@@ -23,7 +23,7 @@ export function Canary({ model, store }) {
           <span class="check-name">${metric.outcome}</span><${Light} tone=${tone}>${word}</${Light}>
           <span class="check-text small muted num">${metric.difference === null
             ? "nothing known yet"
-            : `${format.difference(metric.difference)} ${format.unit} (${interval(metric.interval, format.difference)})`}; margin ${format.amount(metric.margin)} ${format.unit}</span>
+            : `${format.difference(metric.difference)} ${format.unit}${metric.interval ? ` (${interval(metric.interval, format.difference)} at all times)` : ""}`}; margin ${format.amount(metric.margin)} ${format.unit}</span>
         </li>`;
       })}
     </ul>`}
@@ -44,7 +44,7 @@ function Step({ step, place, canary, format }) {
   const word = done ? "done" : current ? canary.state.replace("-", " ") : "to come";
   return html`<li class=${`step ${done ? "done" : current ? "current" : ""} ${current && canary.state === "rolled-back" ? "bad" : ""}`} aria-current=${current ? "step" : undefined}>
     <span class="step-mark num">${done ? html`<${Icon} name="ok" size=${14} />` : current && canary.state === "rolled-back" ? html`<${Icon} name="bad" size=${14} />` : place}</span>
-    <span class="step-text"><b class="num">${step.share} %</b><span class="small muted">${word}</span>
+    <span class="step-text"><b class="num">${wholePercent(step.share)}</b><span class="small muted">${word}</span>
       <span class="small muted num">margin ${format.amount(step.margin)} ${format.unit}</span>
       <span class="small muted num">at least ${duration(step.shortest_s)}</span></span>
   </li>`;
@@ -54,7 +54,7 @@ function Last({ canary }) {
   const done = canary.state === "promoted";
   return html`<li class=${`step ${done ? "done" : ""}`}>
     <span class="step-mark"><${Icon} name=${done ? "ok" : "ship"} size=${14} /></span>
-    <span class="step-text"><b class="num">100 %</b><span class="small muted">${done ? "promoted" : "to come"}</span></span>
+    <span class="step-text"><b class="num">${wholePercent(100)}</b><span class="small muted">${done ? "promoted" : "to come"}</span></span>
   </li>`;
 }
 
@@ -65,9 +65,9 @@ function Moves({ moves, store }) {
     <ol class="moves">
       ${told.map(
         (move) => html`<li key=${move.version}>
-          <button class="link num" onClick=${() => store.travel(move.version)}>Decision ${count(move.version)}</button>
-          <span class="small muted num">${moment(move.at_ms)}</span>
-          <p>${move.reason}</p>
+          <p class="log-head"><button class="link num" onClick=${() => store.travel(move.version)}>Decision ${count(move.version)}</button>
+            <span class="small muted num">${moment(move.at_ms)}</span></p>
+          <p>${typeset(move.reason)}</p>
         </li>`,
       )}
     </ol>

@@ -9,7 +9,16 @@ const SAMPLE_RATIO = {
   mismatch: ["bad", "mismatch", "did not arrive in the proportions the allocations promised: the evidence is invalid"],
   unknown: ["calm", "too few yet", "are too few to compare their proportions with the allocations"],
 };
-const GUARDRAIL = { passed: ["ok", "holds"], breached: ["bad", "breached"], open: ["calm", "not known yet"] };
+const GUARDRAIL = { passed: ["ok", "held"], breached: ["bad", "breached"], open: ["calm", "not known yet"] };
+
+/** Status → [tone, word] */
+export const sampleRatioLight = (status) => SAMPLE_RATIO[status] ?? SAMPLE_RATIO.unknown;
+
+/** The worst of them. */
+export function guardrailLight(guardrails) {
+  const worst = ["breached", "open", "passed"].find((status) => guardrails.some((rail) => rail.status === status));
+  return GUARDRAIL[worst] ?? GUARDRAIL.open;
+}
 
 export function Checks({ model }) {
   const { shown } = model;
@@ -40,7 +49,7 @@ export function Checks({ model }) {
 
 function SampleRatio({ model }) {
   const { sample_ratio: ratio } = model.shown;
-  const [tone, word, sentence] = SAMPLE_RATIO[ratio.status] ?? SAMPLE_RATIO.unknown;
+  const [tone, word, sentence] = sampleRatioLight(ratio.status);
   return html`<li>
     <span class="check-name">Sample ratio</span><${Light} tone=${tone}>${word}</${Light}>
     <span class="check-text small muted">The ${model.metric.unit}s ${sentence}${ratio.always_valid_p == null ? "" : ` (always-valid p = ${pValue(ratio.always_valid_p)})`}.</span>

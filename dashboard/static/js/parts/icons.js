@@ -51,6 +51,8 @@ const CANARY = {
   held: ["warn", "pause"],
   paused: ["warn", "pause"],
   running: ["calm", "play"],
+  "insufficient-data": ["calm", "open"],
+  "no-traffic": ["calm", "pause"],
 };
 
 function Badge({ look, word }) {

@@ -1,13 +1,13 @@
 // Every decision, the newest first, and every change somebody made.
 import { html } from "../dom.js";
-import { ago, count, moment, shares } from "../format.js";
+import { ago, count, moment, shares, typeset } from "../format.js";
 import { StatusBadge, VerdictBadge } from "./icons.js";
 
 export function DecisionLog({ model, store }) {
-  const { log } = store;
+  const log = store.shownLog;
   const at = model.pinned ?? model.shown?.version;
   return html`<section class="card" aria-labelledby="log">
-    <header class="card-head"><h2 id="log">Decisions</h2><span class="muted small num">${count(model.series.decisions)} so far</span></header>
+    <header class="card-head"><h2 id="log">Decisions</h2><span class="muted small num">${model.live ? `${count(model.series.decisions)} so far` : `up to ${count(model.pinned)}`}</span></header>
     ${log.error && html`<p class="pad small" role="alert">${log.error}</p>`}
     <ol class="log" tabindex="0" aria-label="Decisions, the newest first">
       ${log.lines.map((line) => html`<${Line} key=${line.version} line=${line} current=${line.version === at} store=${store} />`)}
@@ -22,7 +22,7 @@ function Line({ line, current, store }) {
     <button class="link num version" onClick=${() => store.travel(line.version)} aria-label=${`Show decision ${line.version}`}>${count(line.version)}</button>
     <div class="log-text">
       <p class="log-head"><${VerdictBadge} verdict=${line.verdict} /><span class="small muted num">${moment(line.at_ms)}</span></p>
-      <p class="log-reason">${line.reason}</p>
+      <p class="log-reason">${typeset(line.reason)}</p>
       <p class="small muted num">${shares(line.allocation)}</p>
     </div>
     <button class="button small-button" onClick=${() => store.explain(line.version)} aria-label=${`Explain decision ${line.version}`}>Explain</button>

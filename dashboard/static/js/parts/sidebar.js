@@ -27,9 +27,10 @@ function Line({ entry, current, nowMs }) {
       <span class="entry-badges">
         ${entry.verdict ? html`<${VerdictBadge} verdict=${entry.verdict} />` : html`<span class="badge calm">no decision yet</span>`}
         ${entry.status !== "running" && html`<${StatusBadge} status=${entry.status} />`}
+        <span class="small muted num entry-age">${ago(entry.updated_ms, nowMs)}</span>
       </span>
       <span class="entry-sub small muted">
-        ${entry.leader ? html`<span class="leads">${entry.leader} leads</span> · ` : ""}<span class="num">${count(entry.impressions)}</span> shown · ${ago(entry.updated_ms, nowMs)}
+        ${entry.leader && entry.kind !== "canary" ? html`<span class="leads">${entry.leader} leads</span> · ` : ""}<span class="num">${count(entry.impressions)}</span> shown
       </span>
       ${!entry.defined && html`<span class="entry-sub small muted">not in the catalogue any more</span>`}
     </a>

@@ -1,6 +1,6 @@
 // One line a variant: what was counted, what is concluded, what traffic it gets.
 import { html } from "../dom.js";
-import { count, interval, metricFormat, probability } from "../format.js";
+import { capital, count, interval, metricFormat, probability, wholePercent } from "../format.js";
 import { Swatch } from "./icons.js";
 
 export function Variants({ model }) {
@@ -25,40 +25,46 @@ export function Variants({ model }) {
     };
   };
   const known = live && truth;
+  const outcome = model.metric.outcome === "click" ? "Clicks" : model.metric.outcome;
+  const titles = ["Variant", "Impressions", outcome, `${capital(model.metric.word)}, at all times`, ...(known ? ["True"] : []), "P(best)", "Expected loss", "Allocation"];
   return html`<section class="card" aria-labelledby="variants">
     <header class="card-head"><h2 id="variants">Variants</h2>
       <span class="muted small">${live ? "impressions and outcomes are live; the rest as of the decision" : "as of this decision"}</span></header>
-    <div class="scroll" tabindex="0" role="group" aria-label="Table of variants">
-      <table class="variants">
-        <thead><tr>
-          <th scope="col">Variant</th><th scope="col">Impressions</th><th scope="col">${model.metric.outcome === "click" ? "Clicks" : model.metric.outcome}</th>
-          <th scope="col">${model.metric.word}</th><th scope="col">at all times</th>${known && html`<th scope="col">true</th>`}
-          <th scope="col">P(best)</th><th scope="col">Expected loss</th><th scope="col">Allocation</th>
-        </tr></thead>
-        <tbody>
-          ${model.names.map(row).map(
-            (one) => html`<tr key=${one.name}>
-              <th scope="row"><span class="variant-name"><${Swatch} style=${model.style(one.name)} /><span>${one.name}</span>${one.name === model.control && html`<span class="tag">control</span>`}</span>
-                ${one.ranker && one.ranker !== one.name && html`<span class="ranker small muted">${one.ranker}</span>`}</th>
-              <td class="num">${count(one.impressions)}</td>
-              <td class="num">${count(one.clicks)}</td>
-              <td class="num strong">${format.level(one.rate)}</td>
-              <td class="num muted">${interval(one.sequence, format.level)}</td>
-              ${known && html`<td class="num muted">${format.level(one.truth)}</td>`}
-              <td class="num"><${Bar} share=${one.best} style=${model.style(one.name)} />${probability(one.best)}</td>
-              <td class="num">${format.amount(one.loss)}${one.loss != null && format.unit ? html` <span class="unit">${format.unit}</span>` : ""}</td>
-              <td class="num"><${Bar} share=${(one.share ?? 0) / 100} style=${model.style(one.name)} />${one.share ?? "–"} %</td>
-            </tr>`,
-          )}
-        </tbody>
-      </table>
-    </div>
+    <table class="variants" role="table">
+      <thead role="rowgroup"><tr role="row">
+        ${titles.map((title) => html`<th key=${title} scope="col" role="columnheader">${title}</th>`)}
+      </tr></thead>
+      <tbody role="rowgroup">
+        ${model.names.map(row).map((one) => html`<${Row} key=${one.name} one=${one} titles=${titles} known=${known} model=${model} format=${format} />`)}
+      </tbody>
+    </table>
   </section>`;
+}
+
+/** On narrow screens every cell carries its title, and a row becomes a block; the roles keep it a table for everybody. */
+function Row({ one, titles, known, model, format }) {
+  const style = model.style(one.name);
+  const cells = [
+    count(one.impressions),
+    count(one.clicks),
+    html`<span class="strong">${format.level(one.rate)}</span>${one.sequence && html`<span class="under small muted">${interval(one.sequence, format.level)}</span>`}`,
+    ...(known ? [format.level(one.truth)] : []),
+    html`${probability(one.best)}<${Bar} share=${one.best} style=${style} />`,
+    html`${format.amount(one.loss)}${one.loss != null && format.unit ? html` <span class="unit">${format.unit}</span>` : ""}`,
+    html`${wholePercent(one.share)}<${Bar} share=${(one.share ?? 0) / 100} style=${style} />`,
+  ];
+  return html`<tr role="row">
+    <th scope="row" role="rowheader">
+      <span class="variant-name"><${Swatch} style=${style} /><span>${one.name}</span>${one.name === model.control && html`<span class="tag">control</span>`}</span>
+      ${one.ranker && one.ranker !== one.name && html`<span class="under small muted">${one.ranker}</span>`}
+    </th>
+    ${cells.map((cell, i) => html`<td key=${i} role="cell" class="num" data-title=${titles[i + 1]}><span>${cell}</span></td>`)}
+  </tr>`;
 }
 
 function Bar({ share, style }) {
   const width = Math.round(100 * Math.min(1, Math.max(0, share ?? 0)));
-  return html`<svg class="bar" width="56" height="6" viewBox="0 0 100 6" preserveAspectRatio="none" aria-hidden="true" focusable="false">
+  return html`<svg class="bar" width="72" height="5" viewBox="0 0 100 6" preserveAspectRatio="none" aria-hidden="true" focusable="false">
     <rect class="bar-ground" width="100" height="6" rx="3" /><rect width=${width} height="6" rx="3" fill=${`var(${style.variable})`} />
   </svg>`;
 }

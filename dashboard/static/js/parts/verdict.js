@@ -1,8 +1,9 @@
 // What is concluded, and why, in words; beside it the three figures it rests on.
 import { html } from "../dom.js";
-import { count, interval, metricFormat, pValue, probability } from "../format.js";
-import { leaderOf } from "../model.js";
-import { Icon, verdictLook } from "./icons.js";
+import { capital, count, interval, metricFormat, pValue, probability, typeset, wholePercent } from "../format.js";
+import { candidateOf, leaderOf } from "../model.js";
+import { guardrailLight, sampleRatioLight } from "./checks.js";
+import { Icon, Light, verdictLook } from "./icons.js";
 
 const HEADINGS = {
   ship: "Ship",
@@ -19,8 +20,7 @@ export function headingOf(model) {
   const word = HEADINGS[shown.verdict] ?? shown.verdict;
   const leader = leaderOf(model);
   if (shown.verdict !== "ship" || !leader) return word;
-  const candidate = shown.canary ? model.names.find((name) => name !== model.control) : leader.variant;
-  return `${word} ${candidate}`;
+  return `${word} ${candidateOf(model) ?? leader.variant}`;
 }
 
 export function Verdict({ model }) {
@@ -28,11 +28,13 @@ export function Verdict({ model }) {
   if (!shown) return null;
   const [tone, icon] = verdictLook(shown.verdict);
   const [first, ...others] = shown.reasons;
+  const heading = headingOf(model);
   return html`<section class=${`card verdict ${tone}`} aria-labelledby="verdict">
     <div class="verdict-words">
-      <p class="verdict-word" ><span class="verdict-icon"><${Icon} name=${icon} size=${22} /></span><span id="verdict" role="heading" aria-level="2">${headingOf(model)}</span></p>
-      <p class="lead">${first ?? "The record of this decision gives no reasons."}</p>
-      ${others.length > 0 && html`<ul class="reasons">${others.map((reason, i) => html`<li key=${i}>${reason}</li>`)}</ul>`}
+      <p class="verdict-word"><span class="verdict-icon"><${Icon} name=${icon} size=${22} /></span><span id="verdict" role="heading" aria-level="2">${heading}</span></p>
+      <p class="lead">${first ? typeset(withoutHeading(first, heading)) : "The record of this decision gives no reasons."}</p>
+      <${Lights} model=${model} />
+      ${others.length > 0 && html`<ul class="reasons">${others.map((reason, i) => html`<li key=${i}>${typeset(reason)}</li>`)}</ul>`}
       ${shown.missing?.length > 0 &&
       html`<p class="small muted">This decision was written by another version of Sluice and tells nothing of: ${shown.missing.join(", ")}.</p>`}
     </div>
@@ -40,30 +42,46 @@ export function Verdict({ model }) {
   </section>`;
 }
 
+/** The first reason often begins with what stands above it. */
+function withoutHeading(reason, heading) {
+  const rest = reason.startsWith(`${heading}: `) ? reason.slice(heading.length + 2) : reason;
+  return capital(rest);
+}
+
+/** What everything else rests on, at a glance; `Checks` tells more. */
+function Lights({ model }) {
+  const { sample_ratio: ratio, guardrails } = model.shown;
+  const [tone, word] = sampleRatioLight(ratio.status);
+  const rails = guardrails.length ? guardrailLight(guardrails) : null;
+  return html`<ul class="lights">
+    <li><${Light} tone=${tone}>Sample ratio ${word}</${Light}></li>
+    ${rails && html`<li><${Light} tone=${rails[0]}>Guardrails: ${rails[1]}</${Light}></li>`}
+  </ul>`;
+}
+
 function Figures({ model }) {
-  const leader = leaderOf(model);
-  if (!leader) return null;
+  const { results } = model.shown;
+  const candidate = candidateOf(model);
+  const leader = candidate ? results.find((result) => result.variant === candidate) : leaderOf(model);
+  if (!leader?.impressions) return null;
   const format = metricFormat(model.metric.measure);
-  const against = leader.contrast ?? model.shown.results.find((result) => result.contrast)?.contrast;
-  const who = leader.contrast ? leader.variant : model.shown.results.find((result) => result.contrast)?.variant;
-  const unit = format.unit ? html` <span class="unit">${format.unit}</span>` : "";
+  const unit = format.unit && html` <span class="unit">${format.unit}</span>`;
+  // A leading control is told by how the next one stands against it.
+  const compared = leader.contrast ? leader : results.find((result) => result.contrast);
+  const allowed = candidate ? null : model.stopping?.expected_loss;
   return html`<dl class="figures">
-    <div>
-      <dt>P(best) of ${leader.variant}</dt>
-      <dd class="num big">${probability(leader.p_best)}</dd>
-    </div>
-    ${against &&
-    html`<div>
-      <dt>${who} against ${model.control}</dt>
-      <dd class="num big">${format.difference(against.difference)}${unit}</dd>
-      <dd class="small muted num">${interval(against.interval, format.difference)} at all times · p ${pValue(against.always_valid_p)}</dd>
-    </div>`}
-    <div>
-      <dt>Risk of choosing ${leader.variant}</dt>
-      <dd class="num big">${format.amount(leader.expected_loss)}${unit}</dd>
-      ${model.stopping?.expected_loss != null && html`<dd class="small muted num">allowed: ${format.amount(model.stopping.expected_loss)}${format.unit && ` ${format.unit}`}</dd>`}
-    </div>
+    ${candidate && html`<${Figure} title=${`Traffic of ${candidate}`} value=${wholePercent(model.shown.allocation[candidate])} />`}
+    ${!candidate && html`<${Figure} title=${`P(best) of ${leader.variant}`} value=${probability(leader.p_best)} />`}
+    ${compared &&
+    html`<${Figure} title=${`${compared.variant} against ${model.control}`} value=${format.difference(compared.contrast.difference)} unit=${unit}
+      sub=${`${interval(compared.contrast.interval, format.difference)} at all times, p ${pValue(compared.contrast.always_valid_p)}`} />`}
+    <${Figure} title=${`Risk of choosing ${leader.variant}`} value=${format.amount(leader.expected_loss)} unit=${unit}
+      sub=${allowed == null ? null : `allowed: ${format.amount(allowed)} ${format.unit}`} />
   </dl>`;
+}
+
+function Figure({ title, value, unit, sub }) {
+  return html`<div><dt>${title}</dt><dd class="num big">${value}${unit}</dd>${sub && html`<dd class="small muted num">${sub}</dd>`}</div>`;
 }
 
 /** Live counters above all charts; in the past what the decision had counted. */
@@ -78,15 +96,15 @@ export function Tiles({ model }) {
   const lag = live ? (counters?.lag ?? model.lag?.events) : null;
   const speed = live ? (counters?.events_per_s ?? model.lag?.events_per_s) : null;
   return html`<dl class="tiles">
-    <${Tile} title="Impressions" value=${count(shownCount)} />
-    <${Tile} title=${model.metric.outcome === "click" ? "Clicks" : model.metric.outcome} value=${count(clicks)} />
-    ${rate !== null && html`<${Tile} title=${`${model.metric.word}, all variants`} value=${metricFormat("rate").level(rate)} />`}
-    ${live && html`<${Tile} title="Throughput" value=${speed == null ? "–" : count(speed)} unit="events/s" />`}
-    ${live && html`<${Tile} title="Lag of counting" value=${count(lag)} unit=${lag === 1 ? "event" : "events"} />`}
-    ${live && truth && html`<${Tile} title="Regret" value=${count(truth.regret)} unit=${`clicks · equal split ${count(truth.regret_fixed_split)}`} />`}
+    <${Tile} title="Impressions" value=${count(shownCount)} sub=${live ? "live" : "then"} />
+    <${Tile} title=${model.metric.outcome === "click" ? "Clicks" : capital(model.metric.outcome)} value=${count(clicks)} sub=${live ? "live" : "then"} />
+    ${rate !== null && html`<${Tile} title=${`${capital(model.metric.outcome)} rate`} value=${metricFormat("rate").level(rate)} sub="all variants" />`}
+    ${live && html`<${Tile} title="Throughput" value=${speed == null ? "–" : count(speed)} sub="events a second" />`}
+    ${live && html`<${Tile} title="Lag of counting" value=${count(lag)} sub=${lag === 1 ? "event" : "events"} />`}
+    ${live && truth && html`<${Tile} title="Regret" value=${count(truth.regret)} sub=${`equal split: ${count(truth.regret_fixed_split)}`} />`}
   </dl>`;
 }
 
-function Tile({ title, value, unit }) {
-  return html`<div class="tile"><dt>${title}</dt><dd class="num"><b>${value}</b>${unit && html` <span class="unit">${unit}</span>`}</dd></div>`;
+function Tile({ title, value, sub }) {
+  return html`<div class="tile"><dt>${title}</dt><dd class="num"><b>${value}</b> <span class="sub small muted">${sub}</span></dd></div>`;
 }
