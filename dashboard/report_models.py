@@ -1,4 +1,4 @@
-"""Which models the variants served, and the online results beside them in MLflow. Library: mlflow (`sluice.adapters`)."""
+"""Which models the variants served, and online results beside them in MLflow. Library: mlflow (`sluice.adapters`)."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def _run(decision: DecisionMade, report: Report, models: Mapping[str, ServedMode
             if one.variant in models
         },
         note=(
-            f"**{report.headline}.** {decision.reasons[0] if decision.reasons else ''}\n\nEvidence up to "
+            f"{decision.reasons[0] if decision.reasons else report.headline}\n\nEvidence up to "
             f"{moment(decision.at_ms)}; reproduce with `sluice explain {decision.version} --experiment {name}`."
         ),
     )  # fmt: skip

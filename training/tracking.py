@@ -16,7 +16,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
-from sluice.adapters.mlflow import DATABASES, knock, mlflow_errors
+from sluice.adapters.mlflow import knock, mlflow_errors
+from sluice.adapters.mlflow_runs import artifact_place, make_database_folder
 from sluice.errors import ConfigError
 from sluice.features import VERSION
 from sluice.models.files import FORMAT
@@ -46,7 +47,6 @@ _ABOUT = {
         "study, trial, evaluation."
     ),
 }
-_FILE = "sqlite:///"
 _FIRST_CALL = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "5"}
 
 
@@ -101,7 +101,7 @@ class Tracking:
         logging.getLogger("mlflow").setLevel(logging.ERROR)
         logging.getLogger("alembic").setLevel(logging.WARNING)
         with self.errors(), _environ(_FIRST_CALL):
-            _make_folder(self.uri)
+            make_database_folder(self.uri)
             knock(self.uri)
             mlflow.set_tracking_uri(self.uri)
             mlflow.set_registry_uri(self.uri)
@@ -112,7 +112,7 @@ class Tracking:
                     f"MLflow at {self._shown}: the experiment {experiment} was deleted: restore it with "
                     f"`mlflow experiments restore -x {found.experiment_id}`"
                 )
-            place = None if found else _artifacts(settings, experiment)
+            place = None if found else artifact_place(settings, experiment)
             self.experiment_id = (
                 found.experiment_id
                 if found
@@ -207,27 +207,6 @@ def requirements(*packages: str) -> list[str]:
     """Of a logged model, as installed here. Given, for MLflow would find them out by running the model."""
     known = environment()
     return [f"{name}=={known[name]}" for name in ("sluice-experiments", "mlflow", *packages) if name in known]
-
-
-def _artifacts(settings: Settings, experiment: str) -> str | None:
-    """Where the files of a new experiment lie: a server chooses, those of a database file lie beside it.
-
-    MLflow itself would put them below the folder that the command happens to run in.
-    """
-    uri = settings.mlflow_uri
-    if not uri.startswith((_FILE, *DATABASES)):
-        return None
-    beside = Path(uri.removeprefix(_FILE)).parent if uri.startswith(_FILE) else settings.state
-    return (beside.absolute() / "mlruns" / experiment).as_uri()
-
-
-def _make_folder(uri: str) -> None:
-    if uri.startswith(_FILE):
-        folder = Path(uri.removeprefix(_FILE)).parent
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ConfigError(f"MLflow's database: {folder}: cannot be made: {error.strerror}") from error
 
 
 @contextmanager

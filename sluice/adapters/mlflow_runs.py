@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,7 +19,15 @@ from sluice.adapters.mlflow import DATABASES, knock, mlflow_errors
 from sluice.errors import ConfigError
 from sluice.settings import Settings, masked_url
 
-__all__ = ["OnlineRun", "ServedModel", "artifact_place", "log_online", "mlflow_there", "served_model"]
+__all__ = [
+    "OnlineRun",
+    "ServedModel",
+    "artifact_place",
+    "log_online",
+    "make_database_folder",
+    "mlflow_there",
+    "served_model",
+]
 
 _QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -104,15 +113,15 @@ def log_online(settings: Settings, run: OnlineRun, files: Path) -> str:
             return run_id
         tags = {**run.key, **run.tags, "mlflow.source.name": "sluice report", "mlflow.note.content": run.note}
         made = client.create_run(
-            place, run_name=run.name, tags={key: value[:_LONGEST_TAG] for key, value in tags.items()}
+            place, run_name=run.name, tags={_name(key): value[:_LONGEST_TAG] for key, value in tags.items()}
         )
         run_id = str(made.info.run_id)
         at_ms = made.info.start_time
-        metrics = [Metric(key, value, at_ms, 0) for key, value in run.metrics.items()]
-        params = [Param(key, value) for key, value in run.params.items()]
+        metrics = [Metric(_name(key), value, at_ms, 0) for key, value in run.metrics.items()]
+        params = [Param(_name(key), value) for key, value in run.params.items()]
         client.log_batch(run_id, metrics=metrics, params=params)
         for variant, (model, figures) in run.of_models.items():
-            link = RunTag(f"sluice.model_run.{variant}", model.run_id)
+            link = RunTag(_name(f"sluice.model_run.{variant}"), model.run_id)
             client.log_batch(run_id, tags=[link])
             if model.model_id:
                 client.log_inputs(run_id, models=[LoggedModelInput(model.model_id)])
@@ -121,6 +130,11 @@ def log_online(settings: Settings, run: OnlineRun, files: Path) -> str:
         client.log_artifacts(run_id, str(files))
         client.set_terminated(run_id)
         return run_id
+
+
+def _name(text: str) -> str:
+    """As MLflow takes it for a key."""
+    return re.sub(r"[^\w./ -]", "_", text, flags=re.ASCII)
 
 
 def artifact_place(settings: Settings, experiment: str) -> str | None:
@@ -140,12 +154,7 @@ def _client(settings: Settings) -> Iterator[Any]:
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
     uri = settings.mlflow_uri
-    if uri.startswith(_FILE):
-        folder = Path(uri.removeprefix(_FILE)).parent
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ConfigError(f"MLflow's database: {folder}: cannot be made: {error.strerror}") from error
+    make_database_folder(uri)
     from mlflow import MlflowClient
 
     for logger in ("mlflow", "alembic", "urllib3.connectionpool"):
@@ -153,6 +162,16 @@ def _client(settings: Settings) -> Iterator[Any]:
     with mlflow_errors(uri):
         knock(uri)
         yield MlflowClient(uri, uri)
+
+
+def make_database_folder(uri: str) -> None:
+    """Of an SQLite file; nothing for other addresses. Raises ConfigError."""
+    if uri.startswith(_FILE):
+        folder = Path(uri.removeprefix(_FILE)).parent
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"MLflow's database: {folder}: cannot be made: {error.strerror}") from error
 
 
 def _experiment(client: Any, settings: Settings, name: str) -> str:
