@@ -75,8 +75,7 @@ bench: $(STAMP)
 	@$(BIN)/sluice bench count $(ARGS)
 
 docs: $(STAMP)
-	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet $(ARGS)
-	@echo "site/index.html"
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict $(ARGS)
 
 # The database that `sluice train` writes to, unless SLUICE_MLFLOW names another.
 mlflow: $(STAMP)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import shutil
 import subprocess
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,7 @@ def builder() -> list[str]:
     return ["kubectl", "kustomize"] if shutil.which("kubectl") else []
 
 
+@lru_cache
 def built(name: str) -> list[Object]:
     done = subprocess.run([*builder(), str(FOLDER / name)], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr

@@ -17,7 +17,10 @@ from sluice.settings import Settings
 from training.prepare import PrepareOptions
 
 ROOT = Path(__file__).parents[2]
-OURS = {"topics-init", "process", "analyze", "features", "route", "register", "replay"}
+OURS = {"topics-init", "process", "analyze", "features", "resolve", "route", "dashboard", "register", "replay"}
+OTHERS = {"kafka", "redis", "mlflow", "prometheus", "grafana"}
+METRICS_PORT = 9100
+"""As the image sets it, and as Prometheus asks"""
 ONCE = {"topics-init", "register"}
 """Ends by itself: whoever needs it waits for its end, not for its health."""
 
@@ -27,12 +30,16 @@ def compose() -> Any:
     return yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 
 
-def test_every_service_is_there_with_a_health_check(compose: Any) -> None:
+def test_every_service_is_there_with_a_health_check_and_a_limit(compose: Any) -> None:
     services = compose["services"]
-    assert set(services) == {"kafka", "redis", "mlflow", *OURS}
-    for name in set(services) - ONCE:
+    assert set(services) == OTHERS | OURS
+    for name in OTHERS:
         check = services[name]["healthcheck"]
         assert check["test"][0] == "CMD" and {"interval", "timeout", "retries"} <= set(check), name
+    for name in OURS:  # that of the image, which a command that ends has no use for
+        assert services[name].get("healthcheck", {}) == ({"disable": True} if name in ONCE else {}), name
+    for name, service in services.items():
+        assert service["deploy"]["resources"]["limits"]["memory"], name
 
 
 @pytest.mark.parametrize("name", sorted(OURS))
@@ -48,14 +55,25 @@ def test_our_commands_exist_with_their_options(compose: Any, name: str) -> None:
     command.make_context(name, words)  # raises UsageError for an option it does not know
 
 
-def test_the_health_check_is_a_command_of_ours(compose: Any) -> None:
-    assert compose["services"]["process"]["healthcheck"]["test"] == ["CMD", "sluice", "infra", "status"]
-    group = sluice.get_command(click.Context(sluice), "infra")
-    assert isinstance(group, click.Group) and "status" in group.commands
+def test_the_image_tells_how_it_is_where_prometheus_asks() -> None:
+    dockerfile = (ROOT / "infra/docker/Dockerfile").read_text()
+    assert f"SLUICE_METRICS=0.0.0.0:{METRICS_PORT}\n" in dockerfile
+    assert f"http://127.0.0.1:{METRICS_PORT}/ready" in dockerfile.partition("HEALTHCHECK")[2]
+    scraped = yaml.safe_load((ROOT / "infra/prometheus/prometheus.yml").read_text())["scrape_configs"]
+    named = set()
+    for one in scraped:
+        for found in one.get("dns_sd_configs", []):
+            assert found["port"] == METRICS_PORT
+            named |= set(found["names"])
+        for found in one.get("static_configs", []):
+            places = [target.partition(":") for target in found["targets"]]
+            named |= {host for host, _, port in places if port == str(METRICS_PORT)}
+    assert named >= OURS - ONCE
 
 
 def test_services_wait_for_what_they_need(compose: Any) -> None:
     services = compose["services"]
+    assert services["grafana"]["depends_on"] == {"prometheus": {"condition": "service_healthy"}}
     assert services["topics-init"]["depends_on"] == {"kafka": {"condition": "service_healthy"}}
     for name in OURS - ONCE:
         needs = services[name]["depends_on"]
@@ -88,6 +106,34 @@ def test_volumes_are_declared(compose: Any) -> None:
     used = [volume.split(":")[0] for service in compose["services"].values() for volume in service.get("volumes", [])]
     named = {volume for volume in used if not volume.startswith(("/", "."))}
     assert named == set(compose["volumes"])
+    folders = {volume for volume in used if volume.startswith(".")} - {"./data"}
+    assert folders == {"./infra/prometheus", "./infra/grafana/provisioning", "./infra/grafana/dashboards"}
+    assert all((ROOT / folder).is_dir() for folder in folders)
+
+
+def test_no_secret_is_in_the_file_and_nobody_is_asked_for_one_that_is_not_needed(compose: Any) -> None:
+    text = (ROOT / "docker-compose.yml").read_text()
+    assert set(re.findall(r"\$\{(\w*TOKEN\w*)(.*?)\}", text)) == {
+        ("SLUICE_TOKEN", ":-"),
+        ("SLUICE_DASHBOARD_TOKEN", ":-"),
+    }
+    assert not re.search(r"password|secret(?!s)", re.sub(r"(?m)#.*$", "", text), re.IGNORECASE)
+    tokens = {name: compose["services"][name]["environment"].get("SLUICE_TOKEN") for name in ("route", "dashboard")}
+    assert tokens["route"] != tokens["dashboard"]
+    assert "SLUICE_TOKEN" not in compose["services"]["process"]["environment"]
+
+
+def test_any_number_of_workers_may_run(compose: Any) -> None:
+    assert not {"container_name", "ports", "volumes", "hostname"} & compose["services"]["process"].keys()
+
+
+def test_what_a_worker_holds_fits_its_memory(compose: Any) -> None:
+    process = compose["services"]["process"]
+    held = int(re.sub(r"\$\{\w+:-(.*)\}", r"\1", process["environment"]["SLUICE_MAX_HELD"]))
+    page = (ROOT / "docs/operations.md").read_text()
+    found = re.search(r"^\| a waiting click \| ([\d,]+) \|", page, re.MULTILINE)
+    assert found and process["deploy"]["resources"]["limits"]["memory"] == "2g"
+    assert held * int(found[1].replace(",", "")) + 400 * 2**20 < 2 * 2**30
 
 
 def test_settings_are_ones_we_read(compose: Any) -> None:
