@@ -21,11 +21,17 @@ from producers.replay import OUTCOMES
 from producers.service import ReplayOptions
 from producers.service import replay as run_replay
 from producers.service import truth as run_truth
+from sluice.adapters import logs
+from sluice.adapters.exporter import exporting
+from sluice.adapters.metrics import Metrics
+from sluice.console.options import metrics_port_option
 from sluice.domain.experiment import Experiment, load_experiments
 from sluice.errors import ConfigError
 from sluice.settings import Settings
 
 __all__ = ["bundled_experiments", "replay"]
+
+log = logging.getLogger("producers")
 
 SHARE = click.FloatRange(0, 1)
 
@@ -67,19 +73,22 @@ def bundled_experiments() -> tuple[Experiment, ...]:
     type=click.Path(path_type=Path, dir_okay=False),
     help="Send nothing; write what every variant would have earned on every slate to this Parquet file.",
 )
+@metrics_port_option
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as one JSON object.")
 def replay(
     data: str | None, columns: str | None, files: tuple[Path, ...], speed: str, start: str | None, from_share: float,
     end: str | None, limit: int | None, seed: int, slate_size: int, top_k: int, click_from: float, delay: str,
     outcomes: str, disorder: float, duplicates: float, late: float, max_lag: int | None, final_heartbeat: bool,
-    name: str, restart: bool, truth: Path | None, as_json: bool,
+    name: str, restart: bool, truth: Path | None, metrics_port: int | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Replay a ratings log as impressions and clicks.
 
     A user's consecutive ratings form slates; the router picks a variant for each, the variant ranks it, the top
     items become impressions, and the logged ratings say what followed. A run that was killed goes on where it was.
     """
-    logging.basicConfig(level=logging.WARNING, format="sluice replay: %(message)s")
+    settings, metrics = Settings.load(), Metrics("replay")
+    logs.configure("replay", settings, level="warning", text="sluice replay: %(message)s")
+    log.setLevel(logging.INFO)
     logging.getLogger("router.models").setLevel(logging.INFO)  # a model that is replaced is worth a line
     if not math.isfinite(click_from):
         raise ConfigError(f"--click-from: a rating, got {click_from:g}")
@@ -94,20 +103,29 @@ def replay(
     if truth is not None:
         with _progress_bar(quiet=as_json) as progress:
             written = run_truth(
-                Settings.load(), experiments[0], options, truth, notice=lambda line: click.echo(line, err=True),
-                progress=progress,
+                settings, experiments[0], options, truth, notice=_notice, progress=progress
             )  # fmt: skip
         click.echo(json.dumps(written) if as_json else f"{written['slates']:,} slates → {truth}")
         return
-    with _stop_on_signal() as stop, _progress_bar(quiet=as_json) as progress:
+    with (
+        _stop_on_signal() as stop,
+        _progress_bar(quiet=as_json) as progress,
+        exporting(metrics, settings, metrics_port),
+    ):
         summary = run_replay(
-            Settings.load(), experiments, options, stop=stop, notice=lambda line: click.echo(line, err=True),
-            progress=progress,
+            settings, experiments, options, stop=stop, notice=_notice, progress=progress, metrics=metrics
         )  # fmt: skip
     if as_json:
         click.echo(json.dumps(summary))
     else:
         _print(summary)
+
+
+def _notice(line: str) -> None:
+    if logs.is_json():
+        log.info("%s", line)
+    else:
+        click.echo(line, err=True)
 
 
 def _moment(option: str, text: str | None) -> int | None:

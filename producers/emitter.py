@@ -48,8 +48,11 @@ class Emitter:
         self._failure: str | None = None
         self._reports = self._make_reports()
 
-    def send(self, topic: str, key: bytes, value: bytes, partition: int = -1) -> None:
-        """Queue one record; waits while the queue is full. Raises TransportError when an earlier one failed."""
+    def send(self, topic: str, key: bytes, value: bytes, partition: int = -1, *, told: int = 1) -> None:
+        """Queue one record; waits while the queue is full. Raises TransportError when an earlier one failed.
+
+        told: records that it counts for in `sent`.
+        """
         while True:
             try:
                 self.producer.produce(topic, value, key, partition, self._reports[topic])
@@ -58,7 +61,7 @@ class Emitter:
                 self.producer.poll(FULL_WAIT_S)
                 self.check()
         self._epochs[-1].sent += 1
-        self.sent[topic] += 1
+        self.sent[topic] += told
         self._since_poll += 1
         if self._since_poll >= POLL_EVERY:
             self._since_poll = 0
@@ -70,8 +73,7 @@ class Emitter:
         value = encode(Heartbeat(at_ms=at_ms))
         for topic in (IMPRESSIONS, CLICKS):
             for partition in range(self.partitions):
-                self.send(topic, b"", value, partition)
-                self.sent[topic] -= 1
+                self.send(topic, b"", value, partition, told=0)
 
     def close_epoch(self, next_slate: int, reached_ms: int) -> None:
         """Start a new epoch, everything of the slates before `next_slate` and up to `reached_ms` being sent."""

@@ -23,6 +23,7 @@ from producers.slates import MAX_SLATE, Slate, base36
 from producers.totals import Accounting, Totals, result_of
 from router import AssignmentRequest, Routed, Router, carried
 from sluice.adapters.checkpoints import ReplayCheckpoint
+from sluice.adapters.metrics import Reading
 from sluice.domain.events import AssignmentMade, ImpressionShown, OutcomeObserved, encode
 from sluice.errors import TransportError
 from sluice.names import ASSIGNMENTS, CLICKS, IMPRESSIONS, RANKINGS
@@ -95,7 +96,7 @@ class Replay:
         self._made = 0
         self._open: dict[int, int] = {}
         """Slate → its records that wait to be sent"""
-        self._next = plan.first
+        self._began = self._next = plan.first
         self._reached_ms = 0
         self._settled_ms = 0
         """Event time that the run before had reached, where this one continues"""
@@ -109,7 +110,7 @@ class Replay:
         plan = self._plan
         totals = Totals() if resume is None else msgspec.convert(resume.totals, Totals)
         self._accounting = Accounting(totals)
-        self._next = plan.first if resume is None else resume.next_slate
+        self._began = self._next = plan.first if resume is None else resume.next_slate
         self._settled_ms = 0 if resume is None else resume.reached_ms
         while self._next < plan.stop and not self._stop.is_set():
             if self._gate is not None:
@@ -123,6 +124,15 @@ class Replay:
             self._progress(self._next)
             self._checkpoint(every_s=CHECKPOINT_EVERY_S)
         return self._finish()
+
+    def readings(self) -> Reading:
+        """How far it is, on any thread."""
+        done = self._next
+        yield "sluice_replay_slates_total", (), done - self._began
+        yield "sluice_replay_slates_left", (), self._plan.stop - done
+        yield "sluice_replay_event_timestamp_seconds", (), self._reached_ms / 1000
+        for topic, count in self._emitter.sent.items():
+            yield "sluice_replay_records_total", (topic,), count
 
     def expose(self, exposures: Sequence[AssignmentMade]) -> None:
         """Write the exposure log. For the router."""

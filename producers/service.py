@@ -28,12 +28,15 @@ from producers.sources import SYNTHETIC, Notice, find_data, read_ratings
 from producers.synthetic import SyntheticSlates, parse_synthetic
 from producers.totals import Totals
 from producers.truth import write_truth
-from router import build, is_model, make_ranker
+from router import Router, build, is_model, make_ranker
+from router.tally import allocation_readings, count_assignments
 from sluice.adapters import catalogue
 from sluice.adapters.checkpoints import ReplayCheckpoint, ReplayStore
 from sluice.adapters.kafka import missing_topics, partition_count, producer, wait_for_broker
 from sluice.adapters.log_ends import log_reaches
+from sluice.adapters.metrics import Metrics, Reading
 from sluice.adapters.redis import wait_for_redis
+from sluice.domain.events import AssignmentMade
 from sluice.domain.experiment import Experiment, config_hash
 from sluice.errors import ConfigError
 from sluice.names import CLICKS, IMPRESSIONS, RANKINGS, Keys
@@ -117,15 +120,18 @@ def replay(
     stop: threading.Event,
     notice: Notice,
     progress: Callable[[int, int, int], None] = lambda first, next_, last: None,
+    metrics: Metrics | None = None,
 ) -> dict[str, object]:
     """Replay the data to Kafka and return the summary. The first experiment's variants rank; all are recorded.
 
     Continues after the checkpoint of an earlier run with the same options. `progress` gets (first slate, next
-    slate, last slate + 1). Raises ConfigError, and TransportError when the broker or Redis stays away.
+    slate, last slate + 1), `metrics` are told what is sent. Raises ConfigError, and TransportError when the broker or
+    Redis stays away.
     """
     settings.require_kafka(), settings.require_redis()
     with candidates_of(settings, options, experiments[0], notice) as candidates:
-        return _replay(settings, experiments, options, candidates, stop=stop, notice=notice, progress=progress)
+        told = metrics or Metrics("replay")
+        return _replay(settings, experiments, options, candidates, told, stop=stop, notice=notice, progress=progress)
 
 
 def truth(
@@ -151,6 +157,7 @@ def _replay(
     experiments: Sequence[Experiment],
     options: ReplayOptions,
     candidates: Candidates,
+    metrics: Metrics,
     *,
     stop: threading.Event,
     notice: Notice,
@@ -179,7 +186,7 @@ def _replay(
         progress(plan.first, plan.first if resume is None else resume.next_slate, plan.stop)
         out = producer(settings, {"linger.ms": 5, "queue.buffering.max.messages": 100_000})
         emitter = Emitter(out, partition_count(out, IMPRESSIONS))
-        run = _Run(settings, experiments, options, candidates, plan, emitter, store, name, stop)
+        run = _Run(settings, experiments, options, candidates, plan, emitter, store, name, stop, metrics)
         totals, done = run.start(resume, lambda next_: progress(plan.first, next_, plan.stop))
     client.close()
     seconds = time.monotonic() - began_s
@@ -200,10 +207,11 @@ class _Run:
         store: ReplayStore,
         name: str,
         stop: threading.Event,
+        metrics: Metrics,
     ) -> None:
         self._settings, self._experiments, self._options = settings, experiments, options
         self._candidates, self._plan, self._emitter = candidates, plan, emitter
-        self._store, self._name, self._stop = store, name, stop
+        self._store, self._name, self._stop, self._metrics = store, name, stop, metrics
 
     def start(self, resume: ReplayCheckpoint | None, progress: Callable[[int], None]) -> tuple[Totals, bool]:
         ranking = self._experiments[0]
@@ -211,7 +219,7 @@ class _Run:
         with build(
             self._settings,
             self._experiments,
-            exposures=lambda made: run.expose(made),
+            exposures=lambda made: self._expose(run, made),
             retry_s=math.inf,  # a Redis that goes away is waited for
             stop=self._stop,
         ) as router:
@@ -232,7 +240,15 @@ class _Run:
                 save=self._save,
                 progress=progress,
             )
-            return run.run(resume)
+            self._metrics.read_from(lambda: _readings(run, router), ready=lambda: True)
+            try:
+                return run.run(resume)
+            finally:
+                self._metrics.stop_reading()
+
+    def _expose(self, run: Replay, made: Sequence[AssignmentMade]) -> None:
+        count_assignments(self._metrics, made)
+        run.expose(made)
 
     def _save(self, checkpoint: ReplayCheckpoint) -> None:
         self._store.save(self._name, checkpoint)
@@ -260,6 +276,11 @@ class _Run:
             poll=lambda: emitter.producer.poll(0),
             beat=beat,
         )
+
+
+def _readings(run: Replay, router: Router) -> Reading:
+    yield from run.readings()
+    yield from allocation_readings(router)
 
 
 def _plan(settings: Settings, options: ReplayOptions, candidates: Candidates) -> Plan:

@@ -76,8 +76,11 @@ def route(host: str, port: int, spool_mb: int, metrics_port: int | None, as_json
     click.echo(json.dumps({"url": url, "docs": f"{url}/docs"}) if as_json else f"router at {url} · API: {url}/docs")
     if not settings.token and host not in ("127.0.0.1", "localhost", "::1"):
         logging.getLogger("router").warning("anybody who reaches %s may use it: set SLUICE_TOKEN", host)
-    with exporting(service.metrics, settings, metrics_port):
-        server.run(sockets=[listening])
+    try:
+        with exporting(service.metrics, settings, metrics_port):
+            server.run(sockets=[listening])
+    finally:
+        service.close()  # the application has, unless it never came up
 
 
 def _listen(host: str, port: int) -> socket.socket:

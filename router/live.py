@@ -121,7 +121,10 @@ class AllocationFollower:
             log.warning("topic %s: skipped a record: %s", DECISIONS, error)
             return
         if self._update(decision.experiment, decision.allocation_version, decision.allocation):
-            log.info("experiment %s: allocation %d", decision.experiment, decision.allocation_version)
+            log.info(
+                "experiment %s: allocation %d", decision.experiment, decision.allocation_version,
+                extra={"experiment": decision.experiment, "version": decision.allocation_version},
+            )  # fmt: skip
 
 
 class CatalogueFollower:
@@ -181,4 +184,5 @@ class CatalogueFollower:
         except BaseException:
             self._catalogue.experiments.pop(name, None)  # so that the next start tells it again
             raise
-        log.info("experiment %s: %s", name, "deleted" if experiment is None else experiment.state.status)
+        status = "deleted" if experiment is None else experiment.state.status
+        log.info("experiment %s: %s", name, status, extra={"experiment": name})

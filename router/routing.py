@@ -159,6 +159,7 @@ class Router:
                 log.warning(
                     "experiment %s: allocation %d (%s) ignored: expected whole percents of %s that sum to 100",
                     experiment, version, allocation_key(shares)[:200], ", ".join(sorted(plan.variants)),
+                    extra={"experiment": experiment, "version": version},
                 )  # fmt: skip
                 return False
             if version <= plan.version:

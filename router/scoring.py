@@ -147,14 +147,22 @@ class Scoring:
 
     async def score(self, job: Job) -> Scored:
         """The scores of the job's variant. Never fails: what does is counted, and the variant's fallback ranks."""
+        begun = time.perf_counter()
         try:
             return await self._by(self._rankers.get((job.experiment, job.variant), ""), job)
         except Exception as error:  # noqa: BLE001 - whatever a model does, the request is answered
             if not isinstance(error, SluiceError | TimeoutError):
-                log.error("variant %s of %s: %s: %s", job.variant, job.experiment, type(error).__name__, error)
+                log.error(
+                    "variant %s of %s: %s: %s", job.variant, job.experiment, type(error).__name__, error,
+                    extra={"experiment": job.experiment, "variant": job.variant},
+                )  # fmt: skip
             if job.shown:
                 self._metrics.count("sluice_ranking_fallbacks_total", job.experiment, job.variant)
             return await self._fall_back(job, stuck=isinstance(error, TimeoutError))
+        finally:
+            if job.shown:
+                took_s = time.perf_counter() - begun
+                self._metrics.observe("sluice_ranking_seconds", took_s, job.experiment, job.variant)
 
     async def _by(self, ranker: str, job: Job) -> Scored:
         rule = self._random.get(job.experiment)
