@@ -58,13 +58,13 @@ class Experiment extends Component {
   constructor(props) {
     super(props);
     this._charts = new Map();
+    this._register = (id, chart) => (chart ? this._charts.set(id, chart) : this._charts.delete(id));
   }
 
   _chart(figure, model) {
     const { theme, store } = this.props;
-    const ref = (chart) => (chart ? this._charts.set(figure.id, chart) : this._charts.delete(figure.id));
     const pick = figure.sync ? (version) => store.travel(version) : null;
-    return html`<${Chart} key=${figure.id} ref=${ref} figure=${figure} theme=${theme} onPick=${pick} fileName=${fileName(model)} />`;
+    return html`<${Chart} key=${figure.id} figure=${figure} theme=${theme} onPick=${pick} register=${this._register} fileName=${fileName(model)} />`;
   }
 
   _picture(model) {

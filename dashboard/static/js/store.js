@@ -22,6 +22,7 @@ export class Store {
     this.skipped = 0;
     this.clockMs = 0; // the server's clock minus ours
     this.name = null;
+    this._started = false;
     this._viewAsked = new Latest((version) => this._loadView(version));
     this._linesAsked = new Latest((version) => this._loadPastLines(version));
     this._forget();
@@ -117,13 +118,24 @@ export class Store {
 
   _routed() {
     const { name, version } = parse(location.hash);
-    if (name !== this.name || !this._stream._address) {
+    if (name === null && !this._started) {
+      this._started = true;
+      this._loadList(); // and there, if it can be, on to an experiment
+      return;
+    }
+    if (name !== this.name || !this._started) {
+      this._started = true;
       this.name = name;
       this._forget();
-      this._stream.open(api.streamAddress(name)); // the state is fetched when it says hello: nothing falls between
+      this._listen();
     }
     this._pin(version);
     this._changed();
+  }
+
+  /** The state is fetched when the stream says hello, so nothing falls between the two. */
+  _listen() {
+    this._stream.open(api.streamAddress(this.name));
   }
 
   async _loadList() {
@@ -136,11 +148,13 @@ export class Store {
       if (this.name === null && found.experiments.length) {
         history.replaceState(null, "", address(mostInteresting(found.experiments).name));
         this._routed();
+        return;
       }
     } catch (error) {
       if (error.status === 401) location.reload(); // the server asks for the token in place of the page
       this.listError = error.message;
     }
+    if (!this._stream.started) this._listen();
     this._changed();
   }
 

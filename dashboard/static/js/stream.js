@@ -11,6 +11,11 @@ export class Stream {
     this._onEvent = onEvent;
     this._onState = onState;
     this._failures = 0;
+    this._address = null;
+  }
+
+  get started() {
+    return this._address !== null;
   }
 
   open(address) {

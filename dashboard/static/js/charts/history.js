@@ -218,7 +218,7 @@ function regret(model) {
   const text = (value) => (isNumber(value) ? `${count(value)} clicks` : "–");
   const style = { variable: "--accent", dash: [] };
   const now = series.regret[found.index];
-  const split = truth && model.live ? ` A fixed equal split would have lost ${count(truth.regret_fixed_split)}.` : "";
+  const exact = truth && model.live ? ` Slate by slate it is ${count(truth.regret)}; a fixed equal split would have lost ${count(truth.regret_fixed_split)}.` : "";
   return {
     ...found,
     data: [series.version, series.regret],
@@ -226,7 +226,7 @@ function regret(model) {
     range: (low, high) => [Math.min(0, low ?? 0), Math.max(1, (high ?? 1) * 1.08)],
     formatY: (value) => count(value),
     legend: [{ name: "clicks lost", style, text: (at) => count(series.regret[at]) }],
-    summary: isNumber(now) ? `${text(now)} lost so far to showing other variants than the truly best.${split}` : "Not known at this decision.",
+    summary: isNumber(now) ? `${text(now)} lost by the true rates to showing other variants than the best.${exact}` : "Not known at this decision.",
     table: (most) => tableOf(model, ["Clicks lost"], [series.regret], count, most),
   };
 }

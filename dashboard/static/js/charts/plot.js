@@ -21,6 +21,7 @@ export class Chart extends Component {
       if (width && width !== this._plot.width) this._plot.setSize({ width, height: this._height() });
     });
     this._sizes.observe(this._element);
+    this.props.register(this.props.figure.id, this);
   }
 
   componentDidUpdate() {
@@ -38,6 +39,7 @@ export class Chart extends Component {
   }
 
   componentWillUnmount() {
+    this.props.register(this.props.figure.id, null);
     this._sizes.disconnect();
     this._plot.destroy();
   }

@@ -68,7 +68,7 @@ function Delay({ delay }) {
   </li>`;
 }
 
-const HARMLESS = new Set(["counted", "duplicate"]);
+const HARMLESS = new Set(["counted", "duplicate", "heartbeat"]);
 
 function Records({ model }) {
   const { counters } = model;

@@ -38,7 +38,7 @@ export function Changes({ model }) {
       ${changes.map(
         (change) => html`<li key=${change.revision}>
           <${StatusBadge} status=${change.status} />
-          <span><b>${change.action}</b>${change.variant && ` ${change.variant}`} by ${change.by}${change.why && html`: “${change.why}”`}</span>
+          <span><b>${change.action}</b>${change.variant && ` ${change.variant}`}${change.by && ` by ${change.by}`}${change.why && html`: “${change.why}”`}</span>
           <span class="small muted num" title=${moment(change.at_ms)}>${ago(change.at_ms, model.nowMs)}</span>
         </li>`,
       )}
