@@ -25,6 +25,7 @@ from sluice.domain.events import (
     StatsPublished,
 )
 from sluice.domain.experiment import Experiment
+from sluice.domain.lifecycle_events import LifecycleEvent
 from sluice.domain.rankings import SlateRanked
 from sluice.domain.shadow import ShadowCompared
 
@@ -42,9 +43,10 @@ SCHEMAS: dict[str, Any] = {
     names.VARIANT_STATS: StatsPublished,
     names.DECISIONS: DecisionMade,
     names.EXPERIMENTS: Experiment,
+    names.LIFECYCLE: LifecycleEvent,
     names.DEAD_LETTERS: DeadLetter,
 }
-"""Topic → type of its records. `lifecycle` has none yet."""
+"""Topic → type of its records"""
 
 
 def files() -> dict[str, str]:

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any, Generic, Literal, TypeAlias, TypedDict, TypeVar, Unpack, overload
+from typing import Any, Generic, Literal, TypedDict, TypeVar, Unpack, overload
 
 import msgspec
 
@@ -28,6 +28,7 @@ from sluice.domain.events import (
     StatsPublished,
 )
 from sluice.domain.experiment import Experiment
+from sluice.domain.lifecycle_events import LifecycleEvent
 from sluice.domain.rankings import SlateRanked
 from sluice.domain.shadow import ShadowCompared
 from sluice.errors import ConfigError, InvalidEvent
@@ -38,7 +39,6 @@ __all__ = ["EVENT_TYPES", "AsyncSubscription", "Malformed", "Subscription", "sub
 log = logging.getLogger(__name__)
 
 E = TypeVar("E")
-Lifecycle: TypeAlias = dict[str, Any]
 
 # Topic → what its records are. Heartbeats share the topics of events and are left out of what a subscriber sees.
 EVENT_TYPES: dict[str, Any] = {
@@ -52,7 +52,7 @@ EVENT_TYPES: dict[str, Any] = {
     names.RANKINGS: SlateRanked,
     names.DEAD_LETTERS: DeadLetter,
     names.EXPERIMENTS: Experiment,
-    names.LIFECYCLE: dict[str, Any],
+    names.LIFECYCLE: LifecycleEvent,
 }
 
 _HAS_EXPERIMENT = (
@@ -303,7 +303,7 @@ def subscribe(topic: Literal["dead-letters"], **options: Unpack[Options]) -> Sub
 @overload
 def subscribe(topic: Literal["experiments"], **options: Unpack[Options]) -> Subscription[Experiment]: ...
 @overload
-def subscribe(topic: Literal["lifecycle"], **options: Unpack[Options]) -> Subscription[Lifecycle]: ...
+def subscribe(topic: Literal["lifecycle"], **options: Unpack[Options]) -> Subscription[LifecycleEvent]: ...
 @overload
 def subscribe(topic: str, **options: Unpack[Options]) -> Subscription[Any]: ...
 # fmt: on
@@ -357,7 +357,7 @@ def subscribe_async(topic: Literal["dead-letters"], **options: Unpack[Options]) 
 @overload
 def subscribe_async(topic: Literal["experiments"], **options: Unpack[Options]) -> AsyncSubscription[Experiment]: ...
 @overload
-def subscribe_async(topic: Literal["lifecycle"], **options: Unpack[Options]) -> AsyncSubscription[Lifecycle]: ...
+def subscribe_async(topic: Literal["lifecycle"], **options: Unpack[Options]) -> AsyncSubscription[LifecycleEvent]: ...
 @overload
 def subscribe_async(topic: str, **options: Unpack[Options]) -> AsyncSubscription[Any]: ...
 # fmt: on

@@ -15,6 +15,7 @@ from sluice.adapters import catalogue
 from sluice.adapters.kafka import producer
 from sluice.domain.events import Assignment, DecisionMade, Heartbeat, ImpressionShown, OutcomeObserved, encode
 from sluice.domain.experiment import Experiment, Variant
+from sluice.domain.lifecycle_events import Promoted
 from sluice.domain.status import State
 from sluice.settings import Settings
 
@@ -140,10 +141,12 @@ def test_experiments_are_validated_and_deletions_are_no_event(settings: Settings
         assert events.skipped == 1
 
 
-def test_lifecycle_records_are_mappings(settings: Settings) -> None:
-    send(settings, "lifecycle", b'{"type":"promoted","model":"m"}', b"1")
+def test_lifecycle_records_are_typed(settings: Settings) -> None:
+    promoted = Promoted(id="i", model="m", alias="a", at_ms=5, attempt="r", version="2", before="1")
+    send(settings, "lifecycle", encode(promoted), b'{"type":"promoted","model":"m"}')
     with sluice.subscribe("lifecycle", from_start=True, follow=False, settings=settings) as events:
-        assert list(events) == [{"type": "promoted", "model": "m"}]
+        assert list(events) == [promoted]
+        assert events.skipped == 1
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from sluice import schemas
-from sluice.names import LIFECYCLE, TOPICS
+from sluice.names import TOPICS
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = re.findall(r"```json (\S+)\n(.*?)```", (ROOT / "docs/events.md").read_text(), re.DOTALL)
@@ -45,7 +45,7 @@ def test_check_names_what_is_missing_changed_or_too_much(tmp_path: Path, capsys:
 
 
 def test_every_topic_has_a_schema_and_an_example() -> None:
-    wanted = {topic.name for topic in TOPICS} - {LIFECYCLE}
+    wanted = {topic.name for topic in TOPICS}
     assert set(schemas.SCHEMAS) == wanted
     assert {topic for topic, _ in EXAMPLES} == wanted
 

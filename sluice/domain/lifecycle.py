@@ -1,0 +1,305 @@
+"""The life of a registered model: what happened (topic `lifecycle`) makes a state, the state says what is next. Pure.
+
+One life belongs to one alias of a registered model: the version it points to is in force. `fold` turns events into a
+state, `next_step` names the step that is due; whoever does it writes the event that says so. Nothing else is remembered
+anywhere: a process that is killed folds the topic again and goes on.
+
+Ids make this safe. The id of an event is made of what it is about (`event_id`), so a step that was done twice says the
+same thing twice, and what an id has said once it does not say again. An event that does not fit the state (of another
+attempt, of a step that is over) changes nothing: of two who decide at once, the first on the topic stands.
+
+Library: msgspec, cronsim.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from functools import reduce
+from hashlib import blake2b
+from typing import Annotated, Literal, TypeAlias
+
+from cronsim import CronSim, CronSimError
+from msgspec import Meta, Struct
+from msgspec.structs import replace
+
+from sluice.domain.lifecycle_events import (
+    Abandoned,
+    Aborted,
+    Approved,
+    Breach,
+    CanaryAdvanced,
+    DriftDetected,
+    GatePassed,
+    GateRefused,
+    LifecycleEvent,
+    ModelTrained,
+    OfAttempt,
+    Paused,
+    Promoted,
+    Resumed,
+    RetrainRequested,
+    RolledBack,
+    ShadowJudged,
+    ShadowStarted,
+    Skipped,
+)
+
+__all__ = [
+    "Attempt", "LifecycleState", "Policy", "Step", "check_schedule", "event_id", "fold", "next_step",
+    "waits_for_approval",
+]  # fmt: skip
+
+DAY_MS = 24 * 3600 * 1000
+Stage: TypeAlias = Literal["requested", "trained", "gated", "shadow", "judged", "canary", "ended"]
+Act: TypeAlias = Literal[
+    "request", "train", "judge", "start-shadow", "judge-shadow", "canary", "promote", "roll-back", "abandon"
+]
+
+
+def event_id(*parts: str | int) -> str:
+    """The id of what is said with these parts: 16 hex digits, the same for the same parts."""
+    return blake2b("\0".join(map(str, parts)).encode(), digest_size=8).hexdigest()
+
+
+class Policy(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """When a model is trained again, and how it is released."""
+
+    drift: bool = True
+    """Train again when drift of the version in force was detected"""
+    schedule: str = ""
+    """Cron expression (UTC) of trainings that need no other reason"""
+    cooldown_s: Annotated[int, Meta(ge=0)] = 3600
+    """After an attempt has ended, none begins for so long; commands need not wait"""
+    daily_limit: Annotated[int, Meta(ge=1, le=100)] = 4
+    """Attempts within 24 hours, by whatever asked"""
+    approval: Literal["auto", "manual"] = "auto"
+    """`manual`: somebody approves a version before any user is shown what it ranks"""
+    shadow: bool = True
+    canary: bool = True
+    warm_s: Annotated[int, Meta(ge=0)] = 24 * 3600
+    """For so long after a promotion a breach brings the version before back by itself"""
+    longest_s: Annotated[int, Meta(ge=1)] = 7 * 24 * 3600
+    """An attempt that takes longer is abandoned"""
+
+
+class Attempt(Struct, frozen=True, kw_only=True):
+    """One way from a request to a version in force, or to nothing."""
+
+    id: str
+    """Of its `RetrainRequested`"""
+    reason: str
+    began_ms: int
+    against: str
+    """The version in force when it began"""
+    stage: Stage = "requested"
+    version: str = ""
+    """The one that was trained"""
+    share: int = 0
+    """Percents of the traffic that the canary has reached"""
+    approved: bool = False
+    latest: str = ""
+    """Id of its latest event"""
+    outcome: str = ""
+    """How it ended: tag of the event that ended it"""
+
+
+class LifecycleState(Struct, frozen=True, kw_only=True):
+    """What all events of one life come to."""
+
+    in_force: str = ""
+    """Version; empty until an event has named one"""
+    before: str = ""
+    """The version that was in force before, as long as nothing has called it back"""
+    promoted_ms: int = 0
+    attempt: Attempt | None = None
+    """The one under way, or the last one, whose stage is `ended`"""
+    ended_ms: int = 0
+    requests_ms: tuple[int, ...] = ()
+    """Of the last 100 requests"""
+    drift: DriftDetected | None = None
+    """The latest of the version in force that no attempt has answered"""
+    breach: Breach | None = None
+    """Of the version in force"""
+    paused: Paused | None = None
+    promotions: int = 0
+    seen: frozenset[str] = frozenset()
+    """Ids of all events"""
+
+    @property
+    def running(self) -> Attempt | None:
+        """The attempt under way"""
+        return self.attempt if self.attempt is not None and self.attempt.stage != "ended" else None
+
+
+class Step(Struct, frozen=True, kw_only=True):
+    """What is to be done, and the id of the event that asked for it."""
+
+    act: Act
+    cause: str = ""
+    attempt: str = ""
+    version: str = ""
+    reason: str = ""
+
+
+def fold(events: Iterable[LifecycleEvent], state: LifecycleState | None = None) -> LifecycleState:
+    """The state after `events`, in their order on the topic. Equal events, again, change nothing."""
+    return reduce(_after, events, state or LifecycleState())
+
+
+def next_step(state: LifecycleState, now_ms: int, policy: Policy, since_ms: int = 0) -> Step | None:
+    """What is due at `now_ms`; None while there is nothing to do but to wait.
+
+    since_ms: when somebody began to watch: the schedule counts from there until the first request. `canary` and
+    `judge-shadow` are due again and again, until what they look at is enough for an event.
+    """
+    if state.paused is not None:
+        return None
+    run = state.running
+    if run is None:
+        return _roll_back(state, now_ms, policy) or _request(state, now_ms, policy, since_ms)
+    if now_ms - run.began_ms > policy.longest_s * 1000:
+        reason = f"not released within {policy.longest_s} s: {run.stage}"
+        return Step(act="abandon", cause=run.latest, attempt=run.id, version=run.version, reason=reason)
+    act = _act(run, policy)
+    return None if act is None else Step(act=act, cause=run.latest, attempt=run.id, version=run.version)
+
+
+def check_schedule(expression: str) -> None:
+    """Raises ValueError, with the reason, for what is no cron expression."""
+    try:
+        CronSim(expression, datetime.now(UTC))
+    except CronSimError as error:
+        raise ValueError(f"{expression!r} is no cron expression: {error}") from error
+
+
+def waits_for_approval(state: LifecycleState, policy: Policy) -> bool:
+    """Whether the next step is one that users would notice, and nobody has approved it."""
+    run = state.running
+    if run is None or run.approved or policy.approval == "auto":
+        return False
+    return run.stage in ("judged", "canary") or (run.stage == "gated" and not policy.shadow)
+
+
+def _act(run: Attempt, policy: Policy) -> Act | None:
+    match run.stage:
+        case "requested":
+            return "train"
+        case "trained":
+            return "judge"
+        case "gated" if policy.shadow:
+            return "start-shadow"
+        case "shadow":
+            return "judge-shadow"
+    if policy.approval == "manual" and not run.approved:
+        return None
+    return "canary" if run.share < 100 and (policy.canary or run.stage == "canary") else "promote"
+
+
+def _request(state: LifecycleState, now_ms: int, policy: Policy, since_ms: int) -> Step | None:
+    if now_ms < state.ended_ms + policy.cooldown_s * 1000:
+        return None
+    if sum(at_ms > now_ms - DAY_MS for at_ms in state.requests_ms) >= policy.daily_limit:
+        return None
+    if policy.drift and state.drift is not None:
+        return Step(act="request", cause=state.drift.id, reason="; ".join(state.drift.reasons) or "drift")
+    anchor_ms = state.requests_ms[-1] if state.requests_ms else since_ms
+    if policy.schedule and anchor_ms and _due_ms(policy.schedule, anchor_ms) <= now_ms:
+        due_ms = _due_ms(policy.schedule, anchor_ms)
+        return Step(act="request", cause=event_id("schedule", policy.schedule, due_ms), reason="schedule")
+    return None
+
+
+def _roll_back(state: LifecycleState, now_ms: int, policy: Policy) -> Step | None:
+    warm = state.before and now_ms <= state.promoted_ms + policy.warm_s * 1000
+    if not warm or state.breach is None:
+        return None
+    return Step(act="roll-back", cause=state.breach.id, version=state.in_force, reason=state.breach.reason)
+
+
+def _due_ms(schedule: str, after_ms: int) -> int:
+    return int(next(CronSim(schedule, datetime.fromtimestamp(after_ms / 1000, UTC))).timestamp() * 1000)
+
+
+def _after(state: LifecycleState, event: LifecycleEvent) -> LifecycleState:
+    if event.id in state.seen:
+        return state
+    state = replace(state, seen=state.seen | {event.id})
+    match event:
+        case Paused():
+            return replace(state, paused=event)
+        case Resumed():
+            return replace(state, paused=None)
+        case DriftDetected():
+            mine = not state.in_force or event.version in ("", state.in_force)
+            return replace(state, drift=event) if mine and state.running is None else state
+        case Breach():
+            return replace(state, breach=event) if event.version == state.in_force else state
+        case RetrainRequested():
+            return _requested(state, event) if state.running is None else state
+        case RolledBack() if state.running is None:
+            return _rolled_back(state, event)
+    run = state.running
+    if run is None or not isinstance(event, OfAttempt) or event.attempt != run.id:
+        return state
+    run = _moved(run, event)
+    if run is state.attempt:
+        return state
+    run = replace(run, latest=event.id)
+    if isinstance(event, Promoted):
+        state = replace(
+            state, in_force=event.version, before=run.against, promoted_ms=event.at_ms, drift=None, breach=None,
+            promotions=state.promotions + 1,
+        )  # fmt: skip
+    return replace(state, attempt=run, ended_ms=event.at_ms if run.stage == "ended" else state.ended_ms)
+
+
+def _requested(state: LifecycleState, event: RetrainRequested) -> LifecycleState:
+    run = Attempt(id=event.id, reason=event.reason, began_ms=event.at_ms, against=event.against, latest=event.id)
+    requests = (*state.requests_ms, event.at_ms)[-100:]
+    state = replace(state, attempt=run, requests_ms=requests, drift=None)
+    if event.against != state.in_force:  # moved by hand: there is nothing that we could take back
+        state = replace(state, in_force=event.against, before="", breach=None)
+    return state
+
+
+def _rolled_back(state: LifecycleState, event: RolledBack) -> LifecycleState:
+    """Of a promotion, not of a canary."""
+    if (event.version, event.to) != (state.in_force, state.before) or not event.to:
+        return state
+    return replace(state, in_force=event.to, before="", breach=None, drift=None, ended_ms=event.at_ms)
+
+
+def _moved(run: Attempt, event: OfAttempt) -> Attempt:
+    """The attempt after one of its events; itself when the event does not fit its stage."""
+    stage = run.stage
+    match event:
+        case ModelTrained() if stage == "requested":
+            return replace(run, stage="trained", version=event.version)
+        case GatePassed() if stage == "trained":
+            return replace(run, stage="gated")
+        case GateRefused() if stage == "trained":
+            return _ended(run, event)
+        case ShadowStarted() if stage == "gated":
+            return replace(run, stage="shadow")
+        case ShadowJudged() if stage == "shadow":
+            return replace(run, stage="judged") if event.passed else _ended(run, event)
+        case CanaryAdvanced() if stage in ("gated", "judged", "canary") and event.share > run.share:
+            return replace(run, stage="canary", share=event.share)
+        case Promoted() if stage in ("gated", "judged", "canary") and event.version == run.version:
+            return _ended(run, event)
+        case RolledBack() if stage == "canary" and event.version == run.version:
+            return _ended(run, event)
+        case Approved():
+            return replace(run, approved=True)
+        case Skipped(stage="shadow") if stage in ("gated", "shadow"):
+            return replace(run, stage="judged")
+        case Skipped(stage="canary") if stage in ("judged", "canary"):
+            return replace(run, stage="canary", share=100)
+        case Abandoned() | Aborted():
+            return _ended(run, event)
+    return run
+
+
+def _ended(run: Attempt, event: OfAttempt) -> Attempt:
+    return replace(run, stage="ended", outcome=str(event.__struct_config__.tag))
