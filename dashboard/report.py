@@ -52,7 +52,7 @@ def make_report(evidence: Evidence, models: Mapping[str, str] | None = None) -> 
     """models: variant → the version of its model in words, for those who know."""
     decision, design = evidence.decision, design_of(evidence.decision)
     it = design.experiment
-    allowed = it.stopping.expected_loss if it is not None else None
+    allowed = it.stopping.expected_loss if it is not None and it.canary is None and not it.aa else None
     drawings = draw_all(evidence.course, decision, design.metric, design.control, allowed)
     found, warned, first = checks(evidence, design), caveats(evidence, design), leader(decision, design)
     said = headline(decision, design)
@@ -74,6 +74,7 @@ def make_report(evidence: Evidence, models: Mapping[str, str] | None = None) -> 
         "planned": planned_rows(design, decision, lasted_ms(evidence)),
         "plan_command": _plan_command(decision, design),
         "control": design.control,
+        "learns": it is not None and it.canary is None and it.bandit.policy != "fixed",
         "tables": made,
         "allowed": allowed is not None,
         "over_time": any(drawing.name == "rate" for drawing in drawings),

@@ -63,7 +63,7 @@ def design_rows(design: Design, decision: DecisionMade) -> dict[str, str]:
         ),
         "unit": f"the {it.unit} is randomised; variances allow for what one {it.unit} has in common",
         "traffic": _traffic(it),
-        "verdict": _stopping(it.stopping, design.metric, it.aa),
+        "verdict": _verdict(it, design.metric),
         "guardrails": "; ".join(_guardrail(one) for one in it.guardrails) or "none",
         "who takes part": "; ".join(audience(it)) or "everybody",
         "assignment": _assignment(it),
@@ -85,16 +85,15 @@ def planned_rows(design: Design, decision: DecisionMade, lasted_ms: int | None) 
         rows["planned effect"] = (
             f"{metric.size(it.planned_effect)} ({named}): at such differences the intervals are tightest"
         )
-        rows["planned sample"] = f"none: {_open_end(rule)}"
-        if it.canary is not None:
-            steps = ", ".join(f"{one.share} %" for one in it.canary.steps)
-            rows["planned steps"] = f"{steps}, then all traffic"
+        steps = ", ".join(f"{one.share} %" for one in it.canary.steps) if it.canary is not None else ""
+        rows["planned sample"] = f"steps of {steps}, then all traffic" if steps else f"none: {_open_end(rule)}"
     units = sum(result.units for result in decision.results)
     shown = sum(result.impressions for result in decision.results)
     outcomes = sum(result.outcomes for result in decision.results)
     rows["actual sample"] = (
-        f"{count(units)} {design.unit}s, {count(shown)} impressions, {count(outcomes)} × {metric.outcome}"
-        + ("" if lasted_ms is None else f", over {duration(lasted_ms)} of event time")
+        ("of the step: " if decision.canary is not None else "")
+        + f"{count(units)} {design.unit}s, {count(shown)} impressions, {count(outcomes)} × {metric.outcome}"
+        + ("" if lasted_ms is None or decision.canary is not None else f", over {duration(lasted_ms)} of event time")
     )
     if it is not None:
         rows["enough to compare"] = _gate(it, decision)
@@ -153,9 +152,14 @@ def _traffic(it: Experiment) -> str:
     return ", ".join(said)
 
 
-def _stopping(rule: Stopping, metric: Metric, aa: bool) -> str:
-    if aa:
+def _verdict(it: Experiment, metric: Metric) -> str:
+    rule = it.stopping
+    if it.aa:
         return f"a difference at level {rule.alpha:g} makes the evidence invalid"
+    if it.canary is not None:
+        margins = ", ".join(f"{one.share} % until {metric.name} is known not to be worse by {metric.size(one.margin)}"
+                            for one in it.canary.steps)  # fmt: skip
+        return f"{margins}; what is worse for certain at level {rule.alpha:g}, over all steps and metrics, rolls back"
     risk = f"and choosing it may cost {metric.size(rule.expected_loss)} on average"
     rope = f"; differences up to {metric.size(rule.rope)} do not matter" if rule.rope else ""
     if rule.rule == "bayesian":

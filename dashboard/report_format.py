@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from sluice.domain.events import Interval
 
-__all__ = ["Metric", "count", "duration", "lift", "minus", "moment", "p_value", "probability", "shares"]
+__all__ = ["Metric", "count", "duration", "lift", "lifts", "minus", "moment", "p_value", "probability", "shares"]
 
 _UNITS = ((86_400_000, "days"), (3_600_000, "hours"), (60_000, "minutes"), (1000, "seconds"))
 
@@ -46,7 +46,9 @@ class Metric(NamedTuple):
         return f"{shown} {self.unit}"
 
     def values(self, ends: Interval | None) -> str:
-        return "" if ends is None else f"{self.value(ends[0])} to {self.value(ends[1])}"
+        if ends is None:
+            return ""
+        return f"{self.value(ends[0]).removesuffix(' %')} to {self.value(ends[1])}"
 
     def differences(self, ends: Interval | None) -> str:
         return "" if ends is None else f"{self.difference(ends[0])} to {self.difference(ends[1])}"
@@ -84,6 +86,10 @@ def lift(number: float | None) -> str:
     return "–" if number is None or not math.isfinite(number) else minus(f"{100 * number:+.1f} %")
 
 
+def lifts(ends: Interval | None) -> str:
+    return "" if ends is None else f"{lift(ends[0]).removesuffix(' %')} to {lift(ends[1])}"
+
+
 def moment(at_ms: int) -> str:
     """UTC; `–` before the first event, and for what is no time."""
     try:
@@ -102,4 +108,5 @@ def duration(milliseconds: int) -> str:
 def shares(allocation: Mapping[str, int]) -> str:
     """`PolicyB 70 % · random 30 %`, largest first."""
     ordered = sorted(allocation.items(), key=lambda item: (-item[1], item[0]))
-    return " · ".join(f"{name} {share} %" for name, share in ordered)
+    # A share stays with its name at the end of a line.
+    return " · ".join(f"{name}\u00a0{share}\u00a0%" for name, share in ordered)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from dashboard.report_course import Course, Edge, Moment
 from dashboard.report_design import Design
-from dashboard.report_format import Metric, count, lift, minus, moment, p_value, probability, shares
+from dashboard.report_format import Metric, count, lift, lifts, minus, moment, p_value, probability, shares
 from sluice.domain.canary import CanaryMetric
 from sluice.domain.events import DecisionMade, VariantResult
 from sluice.domain.shadow import Mean, ShadowFigures
@@ -132,13 +132,12 @@ def _comparison(name: str, results: Iterable[VariantResult], metric: Metric) -> 
         found = one.contrast
         if found is None:
             continue
-        ends = found.lift_interval
         rows.append(
             [
                 Cell(one.variant),
                 Cell(metric.difference(found.difference), metric.differences(found.interval)),
                 Cell(p_value(found.always_valid_p)),
-                Cell(lift(found.lift), "" if ends is None else f"{lift(ends[0])} to {lift(ends[1])}"),
+                Cell(lift(found.lift), lifts(found.lift_interval)),
                 Cell(probability(found.p_better)),
                 Cell("–" if found.p_rope is None else probability(found.p_rope)),
                 Cell(p_value(found.fixed_horizon_p)),
