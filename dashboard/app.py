@@ -55,7 +55,7 @@ def create_app(
     app.state.service = service
     app.include_router(routes(service))
 
-    @app.get("/")
+    @app.api_route("/", methods=["GET", "HEAD"])
     async def page() -> Response:
         return FileResponse(STATIC / "index.html", headers=_REVALIDATE)
 

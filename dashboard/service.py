@@ -37,8 +37,6 @@ TICK_S = 0.25
 STATUS_S = 5.0
 """Between two events `status` when nothing changes"""
 LAG_S = 1.0
-MOST_AT_ONCE = 20
-"""Decisions of one experiment that arrive together and are told one by one; more are a reason to reload"""
 MOST_TRUTHS = 200
 """Experiments of which it is asked whether a replay knows their truth"""
 
@@ -159,8 +157,6 @@ class Service:
             assert known is not None
             if name not in watched or DECISIONS not in self._caught_up:
                 self.hub.passed_over(name)
-            elif len(versions) > MOST_AT_ONCE:
-                self.hub.publish("reload", {"experiment": name}, experiment=name)
             else:
                 self.hub.publish("decision", self.decision_event(known, versions[0] - 1), experiment=name)
         self._changed(moved)

@@ -239,5 +239,5 @@ def _regret(
             for name, columns in variants.items()
         ]
         known = [value for value in sums if value is not None]
-        lost.append(sum(known) if known and len(known) == len(sums) else None)
+        lost.append(_six_digits(sum(known)) if known and len(known) == len(sums) else None)
     return tuple(lost)
