@@ -26,6 +26,7 @@ from mode import Service
 from sluice.adapters.metrics import Metrics, Reading
 from sluice.names import EXPERIMENTS
 from sluice.settings import Settings
+from stream_processors.faust_auth import credentials
 from stream_processors.readings import lag_readings
 from stream_processors.shadow import Lags, run_shadow
 from stream_processors.worker import Batch, CountingWorker
@@ -45,6 +46,7 @@ def build(
     application = faust.App(
         f"sluice-process-{os.getpid()}",
         broker=[f"kafka://{address}" for address in (settings.kafka or "127.0.0.1:9092").split(",")],
+        broker_credentials=credentials(settings.kafka_config),
         store="memory://",
         # Faust makes this folder whether or not anything is kept; by default in the working directory.
         datadir=str(Path(tempfile.gettempdir()) / f"sluice-faust-{os.getuid()}"),
