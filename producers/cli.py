@@ -88,8 +88,8 @@ def replay(
     """
     settings, metrics = Settings.load(), Metrics("replay")
     logs.configure("replay", settings, level="warning", text="sluice replay: %(message)s")
-    log.setLevel(logging.INFO)
-    logging.getLogger("router.models").setLevel(logging.INFO)  # a model that is replaced is worth a line
+    for telling in ("producers", "router.models", "sluice.adapters.exporter"):  # what was asked for, a model replaced
+        logging.getLogger(telling).setLevel(logging.INFO)
     if not math.isfinite(click_from):
         raise ConfigError(f"--click-from: a rating, got {click_from:g}")
     options = ReplayOptions(

@@ -17,6 +17,7 @@ from typing import Any
 
 from router.spool import Record, Spool
 from sluice.adapters.kafka import KafkaError, KafkaException, Message, Producer, producer
+from sluice.adapters.logs import Seldom
 from sluice.errors import TransportError
 from sluice.settings import Settings
 
@@ -59,6 +60,7 @@ class Courier:
     """Sends records from any thread, without waiting. Close it, or what is on its way may be lost."""
 
     def __init__(self, settings: Settings, spool: Spool) -> None:
+        self._seldom = Seldom()
         self._spool = spool
         self._settings = settings
         self._producer = self._new_producer()
@@ -292,7 +294,8 @@ class Courier:
 
         def delivered(error: KafkaError | None, _: Message) -> None:
             if error is not None and error.code() in _REFUSED:
-                log.error("spool: a record is refused by the broker and left out: %s", error.str())
+                if (more := self._seldom(error.code())) is not None:
+                    log.error("spool: a record is refused by the broker and left out: %s%s", error.str(), more)
             elif error is not None:
                 failures.append(error)
             left.release()

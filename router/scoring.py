@@ -24,6 +24,7 @@ from router.models import ModelFollower, Served, follow_models
 from router.rankers import PRIOR_IMPRESSIONS, Context, Random
 from router.ranking import LiveRanking, RankRequest
 from sluice.adapters.features import FeatureStore
+from sluice.adapters.logs import Seldom
 from sluice.adapters.metrics import Metrics
 from sluice.domain.experiment import Experiment
 from sluice.domain.rankings import columns_digest
@@ -92,6 +93,7 @@ class Scoring:
         self._live = LiveRanking(store)
         self._breaker = breaker
         self._metrics = metrics
+        self._seldom = Seldom()
         self._rankers: dict[tuple[str, str], str] = {}
         self._fallbacks: dict[tuple[str, str], str] = {}
         self._random: dict[str, Random] = {}
@@ -152,10 +154,7 @@ class Scoring:
             return await self._by(self._rankers.get((job.experiment, job.variant), ""), job)
         except Exception as error:  # noqa: BLE001 - whatever a model does, the request is answered
             if not isinstance(error, SluiceError | TimeoutError):
-                log.error(
-                    "variant %s of %s: %s: %s", job.variant, job.experiment, type(error).__name__, error,
-                    extra={"experiment": job.experiment, "variant": job.variant},
-                )  # fmt: skip
+                self._tell(job, type(error).__name__, error)
             if job.shown:
                 self._metrics.count("sluice_ranking_fallbacks_total", job.experiment, job.variant)
             return await self._fall_back(job, stuck=isinstance(error, TimeoutError))
@@ -180,9 +179,15 @@ class Scoring:
             try:
                 return (await self._by(ranker, job))._replace(failed=True)
             except Exception as error:  # noqa: BLE001 - there is still the order of the request
-                log.warning("variant %s of %s: fallback %s: %s", job.variant, job.experiment, ranker, error)
+                self._tell(job, f"fallback {ranker}", error)
         count = len(job.items)
         return Scored([(count - place) / count for place in range(count)], "", failed=True)
+
+    def _tell(self, job: Job, what: str, error: Exception) -> None:
+        more = self._seldom((job.experiment, job.variant, what))
+        if more is not None:
+            extra = {"experiment": job.experiment, "variant": job.variant}
+            log.error("variant %s of %s: %s: %s%s", job.variant, job.experiment, what, error, more, extra=extra)
 
     def _served(self, ranker: str) -> Served | None:
         return next((f.in_force[ranker] for f in self._followers if ranker in f.in_force), None)

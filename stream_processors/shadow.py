@@ -12,6 +12,7 @@ import threading
 import time
 
 from sluice.adapters.kafka import Consumer, KafkaException, Message, TopicPartition, consumer, end_offsets
+from sluice.adapters.logs import Seldom
 from sluice.adapters.redis import connect
 from sluice.adapters.shadow import ShadowStore
 from sluice.domain.events import decode
@@ -69,6 +70,7 @@ class ShadowCounter:
         self._next: dict[int, int] = {}
         self._sums: dict[int, dict[ShadowKey, ShadowSums]] = {}
         self._failed: Exception | None = None
+        self._seldom = Seldom()
         self._consumer = consumer(
             settings,
             group=f"{settings.prefix}shadow",
@@ -107,10 +109,11 @@ class ShadowCounter:
             try:
                 record = decode(message.value(), ShadowCompared)
             except InvalidEvent as error:
-                log.warning(
-                    "topic %s[%d]: offset %s is skipped: %s", SHADOW, partition, message.offset(), error,
-                    extra={"topic": SHADOW, "partition": partition, "offset": message.offset()},
-                )  # fmt: skip
+                if (more := self._seldom(partition)) is not None:
+                    log.warning(
+                        "topic %s[%d]: offset %s is skipped: %s%s", SHADOW, partition, message.offset(), error, more,
+                        extra={"topic": SHADOW, "partition": partition, "offset": message.offset()},
+                    )  # fmt: skip
                 continue
             assert isinstance(record, ShadowCompared)
             key = ShadowKey.of(record)

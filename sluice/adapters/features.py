@@ -28,6 +28,7 @@ import msgspec
 import redis
 from msgspec import Struct
 
+from sluice.adapters.logs import Seldom
 from sluice.errors import Fenced, InvalidEvent, TransportError
 from sluice.features import Catalogue, ItemState, UserState
 from sluice.features.catalogue import ItemFacts
@@ -37,6 +38,7 @@ from sluice.names import Keys
 __all__ = ["Claimed", "FeatureKeeping", "FeatureStore", "KeeperProgress"]
 
 log = logging.getLogger(__name__)
+_seldom = Seldom()
 
 CHUNK = 2000
 T = TypeVar("T")
@@ -284,7 +286,8 @@ def _user_state(user: str, answer: Any) -> UserState:
     try:
         return UserState.from_hash(_fields(USER_FIELDS, answer))
     except ValueError as error:
-        log.warning("features of user %s: not ours, taken for a new user: %s", user, error)
+        if (more := _seldom("user")) is not None:
+            log.warning("features of user %s: not ours, taken for a new user: %s%s", user, error, more)
         return UserState()
 
 
@@ -292,7 +295,8 @@ def _item_state(item: str, answer: Any) -> ItemState:
     try:
         return ItemState.from_hash(item, _fields(ITEM_FIELDS, answer))
     except ValueError as error:
-        log.warning("features of item %s: not ours, taken for a new item: %s", item, error)
+        if (more := _seldom("item")) is not None:
+            log.warning("features of item %s: not ours, taken for a new item: %s%s", item, error, more)
         return ItemState.new(item)
 
 

@@ -11,7 +11,8 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Hashable, Mapping
 from datetime import UTC, datetime
 from typing import TextIO
 
@@ -21,7 +22,7 @@ from sluice.adapters.telemetry import Service
 from sluice.errors import ConfigError
 from sluice.settings import Settings
 
-__all__ = ["configure", "is_json"]
+__all__ = ["Seldom", "configure", "is_json"]
 
 LEVELS = ("debug", "info", "warning", "error")
 TEXT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
@@ -57,6 +58,33 @@ def configure(
 def is_json() -> bool:
     """Whether `configure` chose JSON in this process."""
     return any(isinstance(handler.formatter, _Json) for handler in logging.getLogger().handlers)
+
+
+class Seldom:
+    """Which of many equal lines are worth telling: the first, then one each half minute. For what a request can cause.
+
+    `again = seldom(key)`: None when it is not to be told, else what the line ends with. Safe to use from several
+    threads, that may then tell it twice.
+    """
+
+    EVERY_S = 30.0
+    MOST = 1000
+    """Keys that are remembered"""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._told: dict[Hashable, tuple[float, int]] = {}
+
+    def __call__(self, key: Hashable) -> str | None:
+        now = self._clock()
+        last = self._told.get(key)
+        if last is not None and now - last[0] < self.EVERY_S:
+            self._told[key] = last[0], last[1] + 1
+            return None
+        if last is None and len(self._told) >= self.MOST:
+            self._told.clear()
+        self._told[key] = now, 0
+        return f" ({last[1]} more like this since)" if last is not None and last[1] else ""
 
 
 def _wishes(text: str) -> tuple[str | None, str | None]:
