@@ -10,6 +10,7 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from sluice.adapters.checkpoints import ReplayStore, ReplayTruth
 from sluice.adapters.kafka import KafkaException, Message, consumer, partition_count
@@ -31,6 +32,8 @@ BACKOFF_S = (0.25, 0.5, 1.0, 2.0, 4.0)
 WATCHED_COUNTS_S, IDLE_COUNTS_S = 0.25, 2.0
 WATCHED_ENDS_S, IDLE_ENDS_S = 0.5, 2.0
 ANSWER_S = 3.0
+AHEAD_KB = "8192"
+"""Fetched ahead: by default it would be 64 MiB, most of what the process holds"""
 
 
 class Feed(ABC):
@@ -95,7 +98,8 @@ class TopicFeed(Feed):
     ) -> None:
         """begun: called before the first record, and again when all records come once more."""
         super().__init__(topic, heard)
-        self._settings, self._topic = settings, topic
+        config = {"queued.max.messages.kbytes": AHEAD_KB, **settings.kafka_config}
+        self._settings, self._topic = replace(settings, kafka_config=config), topic
         self._take, self._begun, self._caught_up = take, begun, caught_up
         self._again = threading.Event()
         self.reached: dict[int, int] = {}

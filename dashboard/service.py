@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
+import threading
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -37,6 +38,7 @@ TICK_S = 0.25
 STATUS_S = 5.0
 """Between two events `status` when nothing changes"""
 LAG_S = 1.0
+TAKEN_S = 1.0
 MOST_TRUTHS = 200
 """Experiments of which it is asked whether a replay knows their truth"""
 
@@ -134,7 +136,10 @@ class Service:
                 arrived.append(Arrived(read_decision(message.value()), place))
             except InvalidEvent:
                 skipped += 1
+        taken = threading.Event()
         self._post(self._take_decisions, arrived, skipped)
+        self._post(taken.set)
+        taken.wait(TAKEN_S)  # of a long log no more is decoded than is taken
 
     def _hearing(self, feed: str) -> Callable[[str | None], None]:
         self._problems[feed] = WAITING
