@@ -282,7 +282,7 @@ def _limits(reach: Sequence[float]) -> tuple[float, float] | tuple[None, None]:
 
 
 def _dates(axes: Axes) -> None:
-    locator = AutoDateLocator(maxticks=6)  # type: ignore[no-untyped-call]
+    locator = AutoDateLocator(minticks=3, maxticks=8)  # type: ignore[no-untyped-call]
     axes.xaxis.set_major_locator(locator)
     axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))  # type: ignore[no-untyped-call]
     axes.margins(x=0.02)

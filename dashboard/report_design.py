@@ -50,9 +50,7 @@ def design_rows(design: Design, decision: DecisionMade) -> dict[str, str]:
     """Title → text, in the order in which people ask."""
     it = design.experiment
     if it is None:
-        return {
-            "configuration": f"{decision.config_hash}, of another version of Sluice, as it was recorded"
-        } | design.raw
+        return {"configuration": f"{decision.config_hash}, of another version of Sluice, as recorded"} | design.raw
     others = [variant.name for variant in it.variants if variant.name != it.control_name]
     rows = {
         "question": _question(it, design.metric, others),

@@ -194,18 +194,12 @@ def _canary_metric(one: CanaryMetric, metric: Metric) -> list[Cell]:
 
 def _canary_moves(course: Course) -> Table:
     def row(at: Moment, said: str, state: str) -> list[Cell]:
-        return [
-            Cell(f"v{at.version}"),
-            Cell(moment(at.at_ms), words=True),
-            Cell(state, words=True),
-            Cell(said, words=True),
-        ]
+        return [Cell(f"v{at.version}"), *(Cell(text, words=True) for text in (moment(at.at_ms), state, said))]
 
     kept = [*course.canary.first, *course.canary.last]
     rows = [row(at, move.reason, f"{move.state}, step {move.step}") for at, move in kept]
-    return Table(
-        "canary-moves", ["decision", "event time", "state", "why"], rows, after=_left_out(course.canary.left_out)
-    )
+    after = _left_out(course.canary.left_out)
+    return Table("canary-moves", ["decision", "event time", "state", "why"], rows, after=after, stacks=True)
 
 
 def _shadows(found: Sequence[ShadowFigures]) -> Table:

@@ -64,8 +64,8 @@ class Drawing(NamedTuple):
 
     def _made(self, kind: str, **options: Any) -> bytes:
         with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
-            # Names may be in scripts that the font lacks: a box is drawn, and nobody needs to hear of it.
-            warnings.filterwarnings("ignore", message="Glyph .* missing")
+            # Names may be in scripts that the font lacks, dates too few for a round step: nobody needs to hear of it.
+            warnings.simplefilter("ignore", UserWarning)
             figure = Figure(figsize=(_WIDTH, self.height), layout="constrained")
             self.draw(figure.add_subplot())
             target = io.BytesIO()
