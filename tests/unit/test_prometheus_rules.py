@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from observability import PROMETHEUS, RULE_TESTS, RULES, alerts, loaded, promtool, rules, unknown_in
+from observability import PROMETHEUS, ROOT, RULE_TESTS, RULES, alerts, loaded, promtool, rules, unknown_in
 from promql import named
 
 ALERTS = alerts()
+RUNBOOKS = ROOT / "docs" / "alerts.md"
 
 
 def test_the_configuration_is_valid() -> None:
@@ -52,7 +53,12 @@ def test_an_alert_says_what_happens_and_what_to_do(alert: str) -> None:
     told = rule["annotations"]
     assert set(told) == {"summary", "description", "runbook"}
     assert len(told["summary"]) <= 120 and told["description"].endswith(".")
-    assert told["runbook"] == f"docs/operations.md#alert-{alert.lower()}"
+    assert told["runbook"] == f"docs/alerts.md#{alert.lower()}"
+
+
+def test_every_alert_has_a_runbook_and_every_runbook_an_alert() -> None:
+    titles = re.findall(r"^### (Sluice\w+)$", RUNBOOKS.read_text(encoding="utf-8"), re.MULTILINE)
+    assert sorted(titles) == sorted(ALERTS)
 
 
 def _metrics_below(expression: str) -> set[str]:
