@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from movielens_files import write_movielens
 
@@ -179,6 +180,30 @@ def test_ctrl_c_ends_everything_in_order(
     out, err = demo.communicate(timeout=30)
     assert (demo.returncode, err.strip()) == (130, "")
     assert out.splitlines()[:2] == ["starting broker and Redis", "starting the services"]
+    assert processes_of(tmp_path) == []
+    assert list(tmp_path.glob("sluice-demo-*")) == []
+
+
+@pytest.mark.slow
+def test_the_dashboard_stays_after_the_verdict_until_ctrl_c(
+    start: Callable[..., subprocess.Popen[str]], tmp_path: Path, wait_until: Callable[..., Any]
+) -> None:
+    demo = start("--no-browser", "--json", "--data", SMALL, "--speed", "max")
+    assert demo.stdout is not None and demo.stderr is not None
+    first = demo.stderr.readline()
+    assert first.startswith("dashboard at http://127.0.0.1:"), first + demo.stderr.read()
+    url = first.split()[-1]
+    assert httpx.get(f"{url}/health").json() == {"status": "ok"}  # while the replay runs
+    found = json.loads(demo.stdout.readline())
+    check(found, slates=600, infra="embedded")
+    looked = lambda: httpx.get(f"{url}/api/experiments/demo").json()  # noqa: E731
+    shown = wait_until(lambda: (looked()["truth"] or {}).get("finished") and looked(), 20, "the truth is known")
+    assert shown["decision"]["version"] == found["decision"]["version"]
+    assert (shown["entry"]["verdict"], shown["truth"]["regret"]) == (found["decision"]["verdict"], found["regret"])
+    demo.send_signal(signal.SIGINT)
+    out, err = demo.communicate(timeout=30)
+    assert (demo.returncode, out) == (0, ""), err
+    assert err.splitlines() == [f"the dashboard stays at {url} until Ctrl-C"]
     assert processes_of(tmp_path) == []
     assert list(tmp_path.glob("sluice-demo-*")) == []
 
