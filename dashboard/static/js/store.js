@@ -187,8 +187,17 @@ export class Store {
     this[which] = { ...log, loading: true };
     this._changed();
     const found = await this._lines(before, before === null ? [] : log.lines);
-    if (found && this[which]) this[which] = found;
+    if (!found || !this[which]) return;
+    this[which] = before === null ? this._withToldMeanwhile(found) : found;
     this._changed();
+  }
+
+  /** The lines that were fetched, below those of decisions that were told while they were. */
+  _withToldMeanwhile(found) {
+    const fetched = found.lines[0]?.version ?? 0;
+    const newest = this.detail?.decision?.version ?? 0;
+    const told = this.log.lines.filter((line) => line.version > fetched && line.version <= newest);
+    return { ...found, lines: [...told, ...found.lines] };
   }
 
   async _loadPastLines(version) {

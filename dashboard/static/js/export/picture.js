@@ -4,6 +4,8 @@ import { cssColour } from "../palette.js";
 const SCALE = 2;
 const EDGE = 24;
 const LINE = 21;
+const AROUND = 134; // title, legend and sentence of a chart
+const LEAST_ASPECT = 3; // one chart alone does not fill the page
 
 export function save(canvas, fileName) {
   canvas.toBlob((blob) => {
@@ -19,7 +21,7 @@ export function save(canvas, fileName) {
 export function chartPicture(chart) {
   const width = chart.canvas.width / devicePixelRatio;
   const height = chart.canvas.height / devicePixelRatio;
-  const page = newPage(width + 2 * EDGE, height + 2 * EDGE + 90);
+  const page = newPage(width + 2 * EDGE, height + 2 * EDGE + 106);
   drawChart(page, chart, EDGE, EDGE, width, height);
   return page.canvas;
 }
@@ -27,14 +29,12 @@ export function chartPicture(chart) {
 /** Everything: heading, verdict, reasons, one line a variant, charts in two columns. */
 export function wholePicture({ heading, sub, verdict, reasons, rows, charts }) {
   const width = 1200;
-  const column = (width - 3 * EDGE) / 2;
   const measure = newPage(width, 10);
   const wrapped = reasons.map((reason) => wrap(measure, reason, width - 2 * EDGE, 15));
-  const size = (chart) => (column * chart.canvas.height) / chart.canvas.width;
   const bands = [];
-  for (let i = 0; i < charts.length; i += 2) bands.push(charts.slice(i, i + 2));
+  for (let i = 0; i < charts.length; i += 2) bands.push(sideBySide(charts.slice(i, i + 2), width - 3 * EDGE));
   const textHeight = 132 + wrapped.flat().length * LINE + wrapped.length * 4 + rows.length * LINE + 24;
-  const chartsHeight = bands.reduce((sum, band) => sum + Math.max(...band.map(size)) + 118, 0);
+  const chartsHeight = bands.reduce((sum, band) => sum + band.height + AROUND, 0);
   const page = newPage(width, EDGE + textHeight + chartsHeight + EDGE);
   let y = EDGE;
   text(page, heading, EDGE, y, 24, "--text", 650);
@@ -56,10 +56,21 @@ export function wholePicture({ heading, sub, verdict, reasons, rows, charts }) {
   }
   y += 24;
   for (const band of bands) {
-    band.forEach((chart, i) => drawChart(page, chart, EDGE + i * (column + EDGE), y, column, size(chart)));
-    y += Math.max(...band.map(size)) + 118;
+    let x = EDGE;
+    for (const { chart, width: wide } of band.charts) {
+      drawChart(page, chart, x, y, wide, band.height);
+      x += wide + EDGE;
+    }
+    y += band.height + AROUND;
   }
   return page.canvas;
+}
+
+/** Of one height, as wide together as there is room. */
+function sideBySide(charts, room) {
+  const aspects = charts.map((chart) => chart.canvas.width / chart.canvas.height);
+  const height = room / Math.max(aspects.reduce((sum, one) => sum + one, 0), LEAST_ASPECT);
+  return { height, charts: charts.map((chart, i) => ({ chart, width: height * aspects[i] })) };
 }
 
 function newPage(width, height) {
@@ -88,7 +99,7 @@ function drawChart(page, chart, x, y, width, height) {
   }
   page.drawImage(chart.canvas, x, y + 50, width, height);
   wrap(page, chart.summary, width, 12)
-    .slice(0, 2)
+    .slice(0, 3)
     .forEach((part, i) => text(page, part, x, y + 56 + height + i * 16, 12, "--muted"));
 }
 
