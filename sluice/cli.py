@@ -41,6 +41,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "evaluate": ("training.evaluate_cli:evaluate", "Compare the models offline, with a report."),
     "register": ("training.register_command:register", "Let aliases point to trained models that pass the gate."),
     "dashboard": ("dashboard.cli:dashboard", "The page that shows experiments as they run."),
+    "retrain": ("training.retrain_command:retrain", "Train a model again from the log of what was shown."),
     "bench": ("sluice.console.bench:bench", "Measure against named baselines."),
 }
 

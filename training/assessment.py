@@ -20,7 +20,7 @@ from training.models import Examples, FeatureModel
 from training.segments import segments
 from training.train import scored, train_one
 
-__all__ = ["Assessor"]
+__all__ = ["Assessor", "row_us"]
 
 _TIMED_ROWS, _REPEATS = 10_000, 5
 
@@ -42,8 +42,8 @@ class Assessor:
         own = self._scored(model)
         known = self._loaded(present) if present is not None else None
         other = self._scored(known) if known is not None else None
-        row_us = _row_us(model, self._features[:_TIMED_ROWS])
-        return judge(own, other, row_us=row_us, segments=self._segments, limits=self._limits)
+        taken_us = row_us(model, self._features[:_TIMED_ROWS])
+        return judge(own, other, row_us=taken_us, segments=self._segments, limits=self._limits)
 
     @cached_property
     def _examples(self) -> Examples:
@@ -72,7 +72,7 @@ class Assessor:
             return None
 
 
-def _row_us(model: TrainedModel, features: NDArray[np.float32]) -> float:
+def row_us(model: TrainedModel, features: NDArray[np.float32]) -> float:
     """Microseconds a row, of the quickest of some calls: what else the machine does is not the model's fault."""
     taken = []
     for _ in range(_REPEATS):

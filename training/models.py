@@ -37,6 +37,8 @@ class Examples:
     data: Dataset
     features: NDArray[np.float32]
     """(m, features)"""
+    weight: Floats | None = None
+    """(m,) what each row counts in training; None: all the same"""
 
     @classmethod
     def of(cls, data: Dataset) -> Examples:
@@ -118,7 +120,9 @@ def fit_policy_a(examples: Examples, train: Ints, params: Mapping[str, Any] = PA
 
     rows = examples.data.rows(train)
     pipeline = make_pipeline(StandardScaler(), LogisticRegression(**params, random_state=seed))
-    scaler, regression = pipeline.fit(examples.features[rows], examples.liked[rows])
+    weight = None if examples.weight is None else examples.weight[rows]
+    fitted = pipeline.fit(examples.features[rows], examples.liked[rows], logisticregression__sample_weight=weight)
+    scaler, regression = fitted
     return FeatureModel(Linear(scaler.mean_, scaler.scale_, regression.coef_[0], float(regression.intercept_[0])))
 
 
@@ -141,9 +145,11 @@ def fit_policy_b(
     rounds, patience = own.pop("max_rounds"), own.pop("early_stopping_rounds")
 
     def dataset(slates: Ints, start: Linear) -> Any:
-        features = examples.features[data.rows(slates)]
+        rows = data.rows(slates)
+        features = examples.features[rows]
         return library.Dataset(
-            features, examples.liked[data.rows(slates)], init_score=start.log_odds(features),
+            features, examples.liked[rows], init_score=start.log_odds(features),
+            weight=None if examples.weight is None else examples.weight[rows],
             feature_name=[_plain(name) for name in columns], free_raw_data=False,
         )  # fmt: skip
 

@@ -1,0 +1,133 @@
+"""A retraining in a process of its own, with limits on time and memory: `python -m training.retrain_process`.
+
+The job goes in as JSON on stdin, steps and the result come out as lines of JSON. Memory is limited by RLIMIT_DATA: what
+is really written to counts, not the address space that threads and libraries reserve. Library: msgspec.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import resource
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from typing import IO
+
+import msgspec
+from msgspec import Struct
+
+from sluice import errors
+from sluice.errors import SluiceError
+from sluice.settings import Settings
+from training.options import Steps
+from training.retrain import Job, Result, retrain
+
+__all__ = ["retrain_apart"]
+
+MIB = 2**20
+_PR_SET_PDEATHSIG = 1
+# More threads would change the order of sums, and so the last bits of a model.
+_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+
+
+class _Line(Struct, omit_defaults=True):
+    """One line of what the child says."""
+
+    step: str = ""
+    share: float | None = None
+    result: Result | None = None
+    error: str = ""
+    """Name of the error's class"""
+    text: str = ""
+
+
+def retrain_apart(
+    job: Job, *, seconds: float = 1800, memory_mb: int = 4096, progress: Steps = lambda name, share=None: None
+) -> Result:
+    """`training.retrain.retrain`, in a child process that ends with this one.
+
+    Raises what that raises, and SluiceError when the child needs more time or memory, or crashes.
+    """
+    with tempfile.TemporaryFile() as said:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "training.retrain_process", str(memory_mb)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said, env={**os.environ, **_ENVIRONMENT},
+        )  # fmt: skip
+        late = threading.Event()
+
+        def end() -> None:
+            late.set()
+            child.kill()
+
+        timer = threading.Timer(seconds, end)
+        timer.daemon = True
+        timer.start()
+        try:
+            assert child.stdin is not None and child.stdout is not None
+            with contextlib.suppress(BrokenPipeError):
+                child.stdin.write(msgspec.json.encode(job))
+                child.stdin.close()
+            last = _follow(child.stdout, progress)
+            code = child.wait()
+        finally:
+            timer.cancel()
+            child.kill()
+            child.wait()
+        if last is not None and last.result is not None:
+            return last.result
+        if late.is_set():
+            raise SluiceError(f"the training took longer than {seconds:g} s and was ended")
+        if last is not None and last.error:
+            raise _error(last, memory_mb)
+        said.seek(0)
+        lines = said.read().decode(errors="replace").strip().splitlines() or [""]
+        raise SluiceError(f"the training ended with exit code {code}: {lines[-1][:300]}")
+
+
+def _follow(lines: IO[bytes], progress: Steps) -> _Line | None:
+    """The last line that is no step."""
+    last = None
+    for text in lines:
+        line = msgspec.json.decode(text, type=_Line)
+        if line.step:
+            progress(line.step, line.share)
+        else:
+            last = line
+    return last
+
+
+def _error(line: _Line, memory_mb: int) -> SluiceError:
+    if line.error == MemoryError.__name__:
+        return SluiceError(f"the training needs more than {memory_mb} MiB: give it more, or ask for a later --since")
+    kind = getattr(errors, line.error, None)
+    if isinstance(kind, type) and issubclass(kind, SluiceError):
+        return kind(line.text)
+    return SluiceError(f"the training failed: {line.error}: {line.text}")
+
+
+def _child(memory_mb: int) -> None:
+    # Whoever asked is gone: nobody would take the answer, and another one may train already.
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    resource.setrlimit(resource.RLIMIT_DATA, (memory_mb * MIB, memory_mb * MIB))
+    # Libraries print: stdout is only for lines of ours.
+    out = os.fdopen(os.dup(1), "wb", buffering=0)
+    os.dup2(2, 1)
+
+    def tell(line: _Line) -> None:
+        out.write(msgspec.json.encode(line) + b"\n")
+
+    try:
+        job = msgspec.json.decode(sys.stdin.buffer.read(), type=Job)
+        result = retrain(Settings.load(), job, lambda name, share=None: tell(_Line(step=name, share=share)))
+        tell(_Line(result=result))
+    except BaseException as error:  # noqa: BLE001 - it is told to the parent, in one line
+        tell(_Line(error=type(error).__name__, text=" ".join(str(error).split())))
+
+
+if __name__ == "__main__":
+    _child(int(sys.argv[1]))
