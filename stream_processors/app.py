@@ -27,8 +27,8 @@ from sluice.adapters.metrics import Metrics, Reading
 from sluice.names import EXPERIMENTS
 from sluice.settings import Settings
 from stream_processors.faust_auth import credentials
-from stream_processors.readings import lag_readings
-from stream_processors.shadow import Lags, run_shadow
+from stream_processors.readings import Lags, lag_readings
+from stream_processors.shadow import run_shadow
 from stream_processors.worker import Batch, CountingWorker
 
 __all__ = ["app", "build"]

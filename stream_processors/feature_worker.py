@@ -26,7 +26,7 @@ from sluice.errors import InvalidEvent, LogTruncated, TransportError
 from sluice.names import Keys
 from sluice.settings import Settings
 from stream_processors.feature_keeper import TOPICS, FeatureKeeper
-from stream_processors.readings import end_of, lag_readings
+from stream_processors.readings import Lags, end_of, lag_readings
 from stream_processors.worker import definitions_of
 
 __all__ = ["FeatureWorker"]
@@ -61,7 +61,7 @@ class FeatureWorker:
             },
         )
         self._paused: set[tuple[int, int]] = set()
-        self._lags: dict[tuple[str, int], int] = {}
+        self._lags: Lags = {}
         self.keeping = False
         """True while the states are ours and nothing is away"""
 

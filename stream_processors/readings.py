@@ -1,8 +1,12 @@
-"""The counting as metrics: read from what the worker keeps anyway, by whoever asks."""
+"""The counting as metrics: read from what the worker keeps anyway, by whoever asks.
+
+Kafka's client is asked by the thread that owns it alone (`end_of`): while another thread is in `consume`, a call may
+wait for good.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 from sluice.adapters.kafka import Consumer, TopicPartition
@@ -11,7 +15,10 @@ from sluice.names import CLICKS, IMPRESSIONS
 from stream_processors.low_water import NEVER
 from stream_processors.partition import PartitionCounter
 
-__all__ = ["counting_readings", "end_of", "lag_readings"]
+__all__ = ["Lags", "counting_readings", "end_of", "lag_readings"]
+
+Lags = dict[tuple[str, int], int]
+"""(topic, partition) → records of the log that are not worked off yet"""
 
 
 class Worked(Protocol):
@@ -36,8 +43,9 @@ class Owned(Protocol):
     def paused(self) -> str: ...
 
 
-def counting_readings(worked: Worked, client: Consumer, max_held: int, owned: Sequence[tuple[int, Owned]]) -> Reading:
-    """client: the worker's, whose fetches have told where the logs end."""
+def counting_readings(worked: Worked, max_held: int, owned: Sequence[tuple[int, Owned]], lags: Lags) -> Reading:
+    """What a worker did, holds and has still to read."""
+    yield from lag_readings("processors", lags)
     yield "sluice_counting_records_total", (), worked.records
     yield "sluice_commits_total", (), worked.commits
     yield "sluice_commits_fenced_total", (), worked.fenced
@@ -45,26 +53,20 @@ def counting_readings(worked: Worked, client: Consumer, max_held: int, owned: Se
     yield "sluice_partitions_owned", (), len(owned)
     yield "sluice_held_limit", (), max_held
     for partition, one in owned:
-        yield from _partition(client, str(partition), one)
+        yield from _partition(str(partition), one)
 
 
-def _partition(client: Consumer, partition: str, one: Owned) -> Reading:
+def _partition(partition: str, one: Owned) -> Reading:
     core = one.counter.core
     for name, count in dict(core.records).items():
         topic, _, outcome = name.partition(".")
         yield "sluice_records_total", (topic, partition, outcome), count
     yield "sluice_open_impressions", (partition,), core.open_count
     yield "sluice_waiting_clicks", (partition,), core.waiting_count
-    for topic, offset, watermark in (
-        (IMPRESSIONS, core.impressions_offset, core.impressions_watermark),
-        (CLICKS, core.clicks_offset, core.clicks_watermark),
-    ):
+    for topic, watermark in ((IMPRESSIONS, core.impressions_watermark), (CLICKS, core.clicks_watermark)):
         yield "sluice_reading_paused", (topic, partition), one.paused == topic
         if watermark != NEVER:
             yield "sluice_watermark_timestamp_seconds", (topic, partition), watermark / 1000
-        end = end_of(client, topic, int(partition))
-        if end is not None:
-            yield "sluice_consumer_lag_records", ("processors", topic, partition), max(0, end - offset)
 
 
 def end_of(client: Consumer, topic: str, partition: int) -> int | None:
@@ -73,7 +75,7 @@ def end_of(client: Consumer, topic: str, partition: int) -> int | None:
     return end if end >= 0 else None
 
 
-def lag_readings(group: str, lags: Mapping[tuple[str, int], int]) -> Reading:
-    """lags: (topic, partition) → records that were not worked off yet"""
+def lag_readings(group: str, lags: Lags) -> Reading:
+    """The lags of a group of readers."""
     for (topic, partition), lag in dict(lags).items():
         yield "sluice_consumer_lag_records", (group, topic, str(partition)), lag

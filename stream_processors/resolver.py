@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
@@ -25,7 +25,7 @@ from sluice.adapters.kafka import (
     partition_count,
     producer,
 )
-from sluice.adapters.metrics import Metrics, Reading
+from sluice.adapters.metrics import Metrics
 from sluice.adapters.reader import TopicReader
 from sluice.adapters.redis import wait_for_redis
 from sluice.domain.assignment import StoredAssignment
@@ -43,7 +43,7 @@ from sluice.domain.experiment import Experiment
 from sluice.errors import InvalidEvent, TransportError
 from sluice.names import DEAD_LETTERS, EXPERIMENTS, IMPRESSIONS, MAX_LETTER_BYTES, RAW_IMPRESSIONS, Keys
 from sluice.settings import Settings
-from stream_processors.readings import end_of, lag_readings
+from stream_processors.readings import Lags, end_of, lag_readings
 
 __all__ = ["Output", "resolve_batch", "run_resolver"]
 
@@ -116,10 +116,13 @@ def run_resolver(settings: Settings, stop: threading.Event, metrics: Metrics | N
         reader = consumer(settings, group=f"{settings.prefix}resolver", overrides={"session.timeout.ms": 6000})
         try:
             partition_count(reader, RAW_IMPRESSIONS)
-            reader.subscribe([RAW_IMPRESSIONS])
+            reached: dict[int, int] = {}
+            lags: list[Lags] = [{}]
+            reader.subscribe([RAW_IMPRESSIONS], on_revoke=lambda *_: reached.clear())
             sender = _Sender(settings)
-            told.read_from(lambda: _lag(reader), ready=lambda: True)
+            told.read_from(lambda: lag_readings("resolver", lags[0]), ready=lambda: True)
             while not stop.is_set():
+                lags[0] = _lags(reader, reached)
                 batch = [source for message in reader.consume(BATCH, 0.2) if (source := _source(message))]
                 if not batch:
                     continue
@@ -127,7 +130,9 @@ def run_resolver(settings: Settings, stop: threading.Event, metrics: Metrics | N
                 if out is None:
                     break
                 sender.send(out)
-                _commit(reader, batch)
+                ends = _ends(batch)
+                _commit(reader, ends)
+                reached |= ends
                 for name, count in out.counts.items():
                     totals[name] += count
                     told.count("sluice_resolved_total", name, by=count)
@@ -139,13 +144,10 @@ def run_resolver(settings: Settings, stop: threading.Event, metrics: Metrics | N
     return totals
 
 
-def _lag(reader: Consumer) -> Reading:
-    lags = {}
-    for place in reader.position(reader.assignment()):
-        end = end_of(reader, RAW_IMPRESSIONS, place.partition)
-        if end is not None and place.offset >= 0:
-            lags[RAW_IMPRESSIONS, place.partition] = max(0, end - place.offset)
-    return lag_readings("resolver", lags)
+def _lags(reader: Consumer, reached: Mapping[int, int]) -> Lags:
+    """reached: partition → next offset"""
+    ends = {partition: end_of(reader, RAW_IMPRESSIONS, partition) for partition in reached}
+    return {(RAW_IMPRESSIONS, p): max(0, end - reached[p]) for p, end in ends.items() if end is not None}
 
 
 class _Experiments:
@@ -295,10 +297,15 @@ def _patiently(
     return None
 
 
-def _commit(reader: Consumer, batch: Sequence[Source]) -> None:
+def _ends(batch: Sequence[Source]) -> dict[int, int]:
+    """Partition → next offset"""
     ends: dict[int, int] = {}
     for source in batch:
         ends[source.partition] = max(ends.get(source.partition, 0), source.offset + 1)
+    return ends
+
+
+def _commit(reader: Consumer, ends: Mapping[int, int]) -> None:
     try:
         reader.commit(
             offsets=[TopicPartition(RAW_IMPRESSIONS, p, offset) for p, offset in ends.items()], asynchronous=False

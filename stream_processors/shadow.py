@@ -20,18 +20,15 @@ from sluice.domain.shadow import ShadowCompared, ShadowKey, ShadowSums
 from sluice.errors import Fenced, InvalidEvent, TransportError
 from sluice.names import SHADOW, Keys
 from sluice.settings import Settings
-from stream_processors.readings import end_of
+from stream_processors.readings import Lags, end_of
 
-__all__ = ["Lags", "ShadowCounter", "run_shadow"]
+__all__ = ["ShadowCounter", "run_shadow"]
 
 log = logging.getLogger(__name__)
 
 BATCH = 10_000
 POLL_S = 0.2
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.2, 10.0
-
-Lags = dict[tuple[str, int], int]
-"""(topic, partition) → records that are not counted yet"""
 
 
 def run_shadow(settings: Settings, stop: threading.Event, lags: Lags) -> None:

@@ -34,7 +34,7 @@ from sluice.settings import Settings
 from stream_processors.attribution import Rejected
 from stream_processors.outbox import Outbox
 from stream_processors.partition import PartitionCounter
-from stream_processors.readings import counting_readings
+from stream_processors.readings import Lags, counting_readings, end_of
 
 __all__ = ["Batch", "CountingWorker", "definitions_of"]
 
@@ -42,6 +42,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 SNAPSHOT_EVERY_S = 0.1
+LAG_EVERY_S = 1.0
 CLICKS_AT_ONCE = 1000
 MAX_CLICKS_AHEAD = 100_000
 MEMORY_RESUME = 0.9
@@ -99,6 +100,8 @@ class CountingWorker:
         self.assigned = False
         """True once it counts the partitions that it was given"""
         self._metrics = metrics or Metrics("process")
+        self._lags: Lags = {}
+        self._measured_s = 0.0
         self._stopping = stopping
         self._store = CounterStore(wait_for_redis(settings), Keys(settings.prefix))
         self._outbox = Outbox(settings, stopping)
@@ -277,6 +280,7 @@ class CountingWorker:
         self._bound_memory()
         self._publish()
         self._outbox.serve()
+        self._measure()
 
     def _read_clicks(self, partition: int, owned: _Owned, *, idle: bool) -> bool:
         """Read fetched clicks, but not ahead of impressions that are known to be in the log; True if any.
@@ -395,9 +399,21 @@ class CountingWorker:
 
     # -- the rest ----------------------------------------------------------------------------------
 
+    def _measure(self) -> None:
+        """How far the logs are ahead, as the fetches told, once a second."""
+        now = time.monotonic()
+        if now - self._measured_s >= LAG_EVERY_S:
+            self._measured_s = now
+            ends = {
+                (topic, partition): (end_of(self._consumer, topic, partition), offset)
+                for partition, owned in self._owned.items()
+                for topic, offset in zip((IMPRESSIONS, CLICKS), owned.counter.offsets, strict=True)
+            }
+            self._lags = {place: max(0, end - offset) for place, (end, offset) in ends.items() if end is not None}
+
     def readings(self) -> Reading:
-        """What is told of the counting, on any thread but not beside `close`."""
-        yield from counting_readings(self.totals, self._consumer, self.settings.max_held, [*self._owned.items()])
+        """What is told of the counting, on any thread."""
+        yield from counting_readings(self.totals, self.settings.max_held, [*self._owned.items()], self._lags)
 
     def state(self) -> dict[str, Any]:
         """For the web page: what is owned, where it stands, what was done."""
