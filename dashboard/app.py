@@ -25,6 +25,7 @@ from dashboard import problems
 from dashboard.api import answer, routes
 from dashboard.guard import Guard
 from dashboard.service import Service
+from sluice.adapters.metrics import CONTENT_TYPE
 from sluice.settings import Settings
 
 __all__ = ["LOOPBACK", "create_app"]
@@ -65,14 +66,19 @@ def create_app(
 
     @app.get("/ready")
     async def ready() -> Response:
-        found = answer({"ready": service.ready, "sources": service.live.sources})
+        found = answer({"ready": service.ready, "sources": service.live.sources, "viewers": service.hub.viewers})
         found.status_code = 200 if service.ready else 503
         return found
+
+    @app.get("/metrics")
+    def metrics() -> Response:
+        return Response(service.metrics.text(), headers={"Content-Type": CONTENT_TYPE})
 
     app.mount("/static", _Static(directory=STATIC))
     problems.install(app)
     app.add_middleware(GZipMiddleware, minimum_size=2048, compresslevel=4)
-    app.add_middleware(Guard, token=settings.token, hosts=None if hosts is None else frozenset(hosts))
+    names = None if hosts is None else frozenset(hosts)
+    app.add_middleware(Guard, token=settings.token, hosts=names, metrics=service.metrics)
     return app
 
 

@@ -10,6 +10,7 @@ from types import FrameType
 
 import click
 
+from sluice.console.options import metrics_port_option
 from sluice.errors import ConfigError
 
 __all__ = ["dashboard"]
@@ -22,8 +23,9 @@ _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8050, show_default=True, help="0 takes a free one.")
 @click.option("--open/--no-browser", "open_browser", default=False, help="Open it in a browser, or not (default).")
+@metrics_port_option
 @click.option("--json", "as_json", is_flag=True, help="Print the address as one JSON object when it listens.")
-def dashboard(host: str, port: int, open_browser: bool, as_json: bool) -> None:
+def dashboard(host: str, port: int, open_browser: bool, metrics_port: int | None, as_json: bool) -> None:
     """Serve the page that shows experiments as they run.
 
     It reads topics and Redis and writes nothing, so it may be started, ended and looked at at any time. The page is
@@ -33,10 +35,12 @@ def dashboard(host: str, port: int, open_browser: bool, as_json: bool) -> None:
 
     from dashboard.app import LOOPBACK, create_app
     from dashboard.service import Service
+    from sluice.adapters import logs
+    from sluice.adapters.exporter import exporting
     from sluice.settings import Settings
 
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     settings = Settings.load()
+    logs.configure("dashboard", settings)
     service = Service(settings)
     listening = _listen(host, port)
     shown = f"[{host}]" if ":" in host else host
@@ -61,7 +65,8 @@ def dashboard(host: str, port: int, open_browser: bool, as_json: bool) -> None:
     if open_browser:
         # The socket listens already: a request waits until the application answers.
         webbrowser.open(f"{url}/?token={settings.token}" if settings.token else url)
-    server.run(sockets=[listening])
+    with exporting(service.metrics, settings, metrics_port):
+        server.run(sockets=[listening])
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -1,4 +1,4 @@
-"""What every request passes: the host it names, the token, and the headers of every answer. Plain ASGI.
+"""What every request passes: the host it names, the token, the clock, and the headers of every answer. Plain ASGI.
 
 With a token, scripts send `Authorization: Bearer …`; a person opens `/?token=…` once or types it into a form, and the
 browser then keeps a cookie that proves it without holding it.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+from time import perf_counter
 from urllib.parse import parse_qs
 
 from starlette.datastructures import MutableHeaders
@@ -16,6 +17,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dashboard.problems import problem
+from sluice.adapters.metrics import Metrics
 
 __all__ = ["COOKIE", "HEADERS", "Guard"]
 
@@ -23,6 +25,8 @@ COOKIE = "sluice_dashboard"
 MAX_FORM_BYTES = 4096
 OPEN_PATHS = ("/health", "/ready")
 """Need no token: whoever restarts the service has none"""
+STREAM = "/api/stream"
+"""Lasts as long as somebody looks, which says nothing about how quick we are"""
 _DAY_S = 24 * 3600
 
 HEADERS = {
@@ -47,9 +51,10 @@ _FORM = """<!doctype html><html lang="en"><head><meta charset="utf-8">
 class Guard:
     """Refuses requests without the token, and those that a foreign page lets a browser send to a loopback address."""
 
-    def __init__(self, app: ASGIApp, *, token: str, hosts: frozenset[str] | None) -> None:
+    def __init__(self, app: ASGIApp, *, token: str, hosts: frozenset[str] | None, metrics: Metrics) -> None:
         """hosts: names by which the service may be called, without ports; None: any."""
         self._app = app
+        self._metrics = metrics
         self._token = token.encode()
         self._proof = hmac.new(self._token, b"sluice dashboard", hashlib.sha256).hexdigest()
         self._hosts = hosts
@@ -59,8 +64,12 @@ class Guard:
             await self._app(scope, receive, send)
             return
 
+        began_s, status = perf_counter(), 0
+
         async def sending(message: Message) -> None:
+            nonlocal status
             if message["type"] == "http.response.start":
+                status = message["status"]
                 headers = MutableHeaders(scope=message)
                 for name, value in HEADERS.items():
                     headers.setdefault(name, value)
@@ -68,7 +77,13 @@ class Guard:
 
         request = Request(scope, receive)
         answer = self._foreign(request) or await self._login(request)
-        await (answer or self._app)(scope, receive, sending)
+        try:
+            await (answer or self._app)(scope, receive, sending)
+        finally:
+            route = getattr(scope.get("route"), "path", "other")
+            self._metrics.count("sluice_http_requests_total", route, str(status))
+            if route != STREAM:
+                self._metrics.observe("sluice_http_request_seconds", perf_counter() - began_s, route)
 
     def _foreign(self, request: Request) -> Response | None:
         """A name of its own that a foreign page lets point to 127.0.0.1 would make that page ours (DNS rebinding)."""

@@ -105,6 +105,13 @@ class Hub:
         self._passed: dict[str, int] = {}
         """Experiment → sequence at which something of it was not made an event, since nobody looked"""
         self._closed = False
+        self._lost = 0
+        """Events that gave way at viewers who have left"""
+
+    @property
+    def lost(self) -> int:
+        """Events that gave way at viewers who were too slow for them, since the start."""
+        return self._lost + sum(viewer.lost for viewer in list(self._viewers))  # other threads ask, too
 
     @property
     def viewers(self) -> int:
@@ -152,7 +159,9 @@ class Hub:
         return viewer
 
     def leave(self, viewer: Viewer) -> None:
-        self._viewers.discard(viewer)
+        if viewer in self._viewers:
+            self._viewers.remove(viewer)
+            self._lost += viewer.lost
 
     def close(self) -> None:
         """Let all streams end."""

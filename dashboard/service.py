@@ -25,6 +25,7 @@ from dashboard.timeline import Place
 from sluice.adapters.catalogue import Catalogue
 from sluice.adapters.checkpoints import ReplayTruth
 from sluice.adapters.kafka import Message
+from sluice.adapters.metrics import Metrics, Reading
 from sluice.domain.experiment import Experiment
 from sluice.errors import InvalidEvent
 from sluice.live import Snapshot
@@ -66,6 +67,8 @@ class Service:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._ticking: asyncio.Task[None] | None = None
         self._feeds = self._make_feeds()
+        self.metrics = Metrics("dashboard")
+        self.metrics.read_from(self._readings, ready=lambda: self.ready, away=self._away)
 
     @property
     def ready(self) -> bool:
@@ -102,6 +105,13 @@ class Service:
     def counters_event(self, known: Known) -> dict[str, Any]:
         counters = self.live.counters(known.name, known.primary, known.variants)
         return {"experiment": known.name, "counters": counters, "truth": self.live.truths.get(known.name)}
+
+    def _readings(self) -> Reading:
+        yield "sluice_dashboard_viewers", (), self.hub.viewers
+        yield "sluice_dashboard_dropped_total", (), self.hub.lost
+
+    def _away(self) -> dict[str, bool]:
+        return {"kafka": not self.live.sources.kafka.ok, "redis": not self.live.sources.redis.ok}
 
     # What the feeds read, in their threads.
 

@@ -215,6 +215,17 @@ def _until(lines: Iterator[str], text: str) -> Iterator[str]:
             return
 
 
+def test_a_browser_that_goes_away_is_forgotten(client: httpx.Client, wait_until: Wait) -> None:
+    viewers = lambda: client.get("/ready").json()["viewers"]  # noqa: E731
+    with client.stream("GET", f"/api/stream?experiment={NAME}") as answer:
+        lines = answer.iter_lines()
+        next(lines)
+        assert viewers() == 1
+        told = client.get("/metrics").text
+        assert "sluice_dashboard_viewers 1.0" in told and 'sluice_http_requests_total{route="/ready"' in told
+    wait_until(lambda: viewers() == 0, 10, "it is forgotten")
+
+
 def test_servers_that_are_away_are_said_and_come_back(tmp_path_factory: Any, wait_until: Wait) -> None:
     servers = Servers(Settings(state=tmp_path_factory.mktemp("servers")))
     try:
