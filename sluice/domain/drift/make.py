@@ -135,7 +135,18 @@ def _centre(user: Ints, values: Floats, tolerance: float) -> Centre:
     rows, means = np.bincount(user), _means(user, values)
     within = float(((values - means[user]) ** 2).sum() / max(len(values) - len(rows), 1)) ** 0.5
     between = max(float(means.var(ddof=1)) - within**2 * float((1 / rows).mean()), 0.0) ** 0.5
-    weight = 1 / (unit_of(between, within, rows) + tolerance)
-    mean = float((weight * means).sum() / weight.sum())
+    unit = unit_of(between, within, rows)
+    weight = 1 / (unit + tolerance)
+    mean = _location(means, unit, weight)
     error = float(((weight * (means - mean)) ** 2).sum()) ** 0.5 / float(weight.sum())
     return Centre(mean=mean, between=between, within=within, error=error)
+
+
+def _location(means: Floats, unit: Floats, weight: Floats) -> float:
+    """Huber's location: where the bets of these users, whose distances are cut at their units, would be in balance."""
+    low, high = float(means.min()), float(means.max())
+    for _ in range(60):
+        middle = (low + high) / 2
+        above = float((weight * np.clip(means - middle, -unit, unit)).sum()) > 0
+        low, high = (middle, high) if above else (low, middle)
+    return (low + high) / 2

@@ -20,7 +20,8 @@ DRIFT_FILE = "drift.json"
 FORMAT = 1
 SCORE = "score"
 GROWING = frozenset({
-    "user_history", "user_gap", "item_history", "item_gap", "item_presence", "item_age", "genre_history", "slate_history",
+    "user_history", "user_gap", "item_history", "item_gap", "item_presence", "item_age", "genre_history",
+    "slate_history",
 })  # fmt: skip
 """Features that change with the age of the log, whatever the world does. They are checked for missing values only."""
 

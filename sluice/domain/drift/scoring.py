@@ -22,7 +22,7 @@ MEASURES = ("click_rate", "calibration", "log_loss")
 OUTCOME_UNIT = 1_000_000
 _SCORE_LIMIT = 0.01
 """Log loss is of scores at least so far from 0 and 1: bounded, as bets need"""
-_REACH = 2.5
+_REACH = 1.5
 """Standard deviations between users at which a score is cut: one odd user may not decide"""
 _ERRORS = 1.0
 """Standard errors of the reference that are tolerated besides"""
@@ -30,13 +30,13 @@ SCORE_TOLERANCE = 0.05
 """Of the rank of scores: the model that is served was fitted to more than the one that the reference is of"""
 RANK_TOLERANCE = 0.03
 """Of a mean rank: Cliff's delta 0.06, less than half of what is called negligible (0.147; Romano et al. 2006)"""
-OUTCOME_TOLERANCE = 0.02
+OUTCOME_TOLERANCE = 0.01
 """Of a click rate, its calibration, or nats"""
 STRANGE_TOLERANCE = 0.02
 _LEAST_UNIT = 0.01
 """Of a score, where users did not differ at all"""
-RELATION_TOLERANCE = 0.002
-"""Of rank × (click − score): from the lowest to the highest value clicks differ by 2.4 points more than scored"""
+RELATION_TOLERANCE = 0.001
+"""Of rank × (click − score): from the lowest to the highest value clicks differ by 1.2 points more than scored"""
 PLAIN = 5
 """Columns of `outcome_measures` before the relations"""
 
