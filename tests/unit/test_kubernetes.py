@@ -267,3 +267,16 @@ def test_the_spool_fits_its_disk() -> None:
     words = route["spec"]["template"]["spec"]["containers"][0]["args"]
     (size,) = every(route["spec"]["volumeClaimTemplates"], "storage")
     assert int(words[words.index("--spool-mb") + 1]) * UNITS["Mi"] < int(size[:-2]) * UNITS[size[-2:]]
+
+
+def test_prometheus_finds_the_pods_as_the_page_says() -> None:
+    """Rules know a service by its job: the component, as in compose the name of the service."""
+    (block,) = re.findall(r"```yaml\n(- job_name: sluice\n.*?)```", PAGE, re.DOTALL)
+    (job,) = yaml.safe_load(block)
+    rules = {rule["source_labels"][0].removeprefix("__meta_kubernetes_"): rule for rule in job["relabel_configs"]}
+    objects = kustomized.base()
+    assert rules["pod_container_port_name"]["regex"] in ports(pods(objects)["process"])
+    assert rules["pod_label_" + re.sub(r"\W", "_", COMPONENT)]["target_label"] == "job"
+    compose = yaml.safe_load((ROOT / "infra/prometheus/prometheus.yml").read_text())
+    jobs = {one["job_name"] for one in compose["scrape_configs"]}
+    assert OURS - {"topics"} <= jobs
