@@ -98,7 +98,7 @@ class Experiment extends Component {
         <${Export} model=${model} onPicture=${() => this._picture(model)} />
       </header>
       <${Timeline} model=${model} store=${store} />
-      ${model.shown ? html`<${Verdict} model=${model} />` : model.live ? html`<${NoDecision} model=${model} />` : null}
+      ${model.shown ? html`<${Verdict} model=${model} store=${store} />` : model.live ? html`<${NoDecision} model=${model} />` : null}
       <${Tiles} model=${model} />
       <${Canary} model=${model} store=${store} />
       <${Variants} model=${model} />

@@ -11,7 +11,13 @@ let asked = false;
 
 function draw() {
   asked = false;
+  document.title = titleOf(store);
   render(html`<${App} store=${store} theme=${theme.current()} onTheme=${switchTheme} />`, root);
+}
+
+function titleOf({ name, shown }) {
+  if (name === null) return "Sluice";
+  return shown ? `${name}: ${shown.verdict} · Sluice` : `${name} · Sluice`;
 }
 
 function changed() {

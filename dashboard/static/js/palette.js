@@ -23,8 +23,13 @@ export function styles(names, control) {
   return found;
 }
 
-export function cssColour(variable) {
-  return getComputedStyle(document.documentElement).getPropertyValue(variable).trim();
+const known = new Map(); // theme and variable → value: asking the style of the page makes it compute all of it
+
+/** The value of a custom property in the present theme. */
+export function cssValue(variable) {
+  const key = `${document.documentElement.dataset.theme} ${variable}`;
+  if (!known.has(key)) known.set(key, getComputedStyle(document.documentElement).getPropertyValue(variable).trim());
+  return known.get(key);
 }
 
 /** `#rrggbb` with an opacity. */

@@ -255,7 +255,7 @@ export class Store {
     if (open === this.connection.open && open) return;
     const lostMs = open ? null : (this.connection.lostMs ?? Date.now());
     this.connection = { open, ever: this.connection.ever || open, lostMs, retryAtMs };
-    if (!open && this.experiments === null) this._loadList(); // which tells what is wrong
+    if (!open) this._loadList(); // whose error tells what is wrong: a token that is asked for, for example
     this._changed();
   }
 

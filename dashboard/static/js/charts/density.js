@@ -13,7 +13,7 @@ export function densityFigure(model) {
   const said = (name) => interval(results.get(name)?.interval, format.level);
   return {
     id: "density",
-    title: `True ${model.metric.word}s, as believed`,
+    title: `Posterior ${model.metric.word}s`,
     key: `density|${model.name}|${names.join("|")}|${model.metric.measure}`,
     stamp: `${shown.version}`,
     marker: null,

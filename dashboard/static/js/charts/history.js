@@ -1,6 +1,6 @@
 // The charts over decisions: what each shows, its sentence and its table. Pure, but for colours drawn by `decorate`.
 import { count, interval, metricFormat, probability, shares, wholePercent } from "../format.js";
-import { cssColour } from "../palette.js";
+import { cssValue } from "../palette.js";
 import { evenly, indexAt } from "../series.js";
 
 const SYNC = "decisions";
@@ -110,7 +110,7 @@ function truthLines(plot, model) {
     const value = model.truth.variants[name]?.rate;
     if (!isNumber(value)) continue;
     const y = plot.valToPos(value, "y", true);
-    ctx.strokeStyle = cssColour(model.style(name).variable);
+    ctx.strokeStyle = cssValue(model.style(name).variable);
     ctx.beginPath();
     ctx.moveTo(left, y);
     ctx.lineTo(left + width, y);
@@ -151,8 +151,8 @@ function allocationLabels(plot, model, stacked) {
   const { ctx } = plot;
   const { left, width } = plot.bbox;
   const size = 12 * devicePixelRatio;
-  ctx.font = `600 ${size}px ${cssColour("--sans")}`;
-  ctx.fillStyle = cssColour("--text");
+  ctx.font = `600 ${size}px ${cssValue("--sans")}`;
+  ctx.fillStyle = cssValue("--text");
   ctx.textAlign = "right";
   ctx.textBaseline = "middle";
   model.names.forEach((name, i) => {
@@ -202,7 +202,7 @@ function allowedLine(plot, allowed) {
   const { ctx } = plot;
   const { left, width } = plot.bbox;
   const y = plot.valToPos(allowed, "y", true);
-  ctx.strokeStyle = cssColour("--text");
+  ctx.strokeStyle = cssValue("--text");
   ctx.lineWidth = devicePixelRatio;
   ctx.setLineDash([3 * devicePixelRatio, 3 * devicePixelRatio]);
   ctx.beginPath();

@@ -1,7 +1,7 @@
 // One chart: a canvas by uPlot, its title, legend, summary sentence and the numbers behind it. Library: uPlot.
 import uPlot from "../../vendor/uplot/uPlot.esm.js";
 import { Component, html } from "../dom.js";
-import { cssColour, faded } from "../palette.js";
+import { cssValue, faded } from "../palette.js";
 import { Icon, Swatch } from "../parts/icons.js";
 import { chartPicture, save } from "../export/picture.js";
 
@@ -11,6 +11,7 @@ export class Chart extends Component {
   constructor(props) {
     super(props);
     this.state = { index: null, table: false };
+    this._visible = true;
     this._host = (element) => (this._element = element);
   }
 
@@ -21,6 +22,8 @@ export class Chart extends Component {
       if (width && width !== this._plot.width) this._plot.setSize({ width, height: this._height() });
     });
     this._sizes.observe(this._element);
+    this._sights = new IntersectionObserver(([entry]) => this._seen(entry.isIntersecting), { rootMargin: "300px" });
+    this._sights.observe(this._element);
     this.props.register(this.props.figure.id, this);
   }
 
@@ -31,23 +34,34 @@ export class Chart extends Component {
       this._create();
       return;
     }
-    // The same arrays with the same marker draw the same picture.
-    if (figure.stamp !== this._stamp) {
-      this._stamp = figure.stamp;
-      this._plot.setData(figure.data);
-    }
+    if (this._visible) this._refresh();
   }
 
   componentWillUnmount() {
     this.props.register(this.props.figure.id, null);
     this._sizes.disconnect();
+    this._sights.disconnect();
     this._plot.destroy();
   }
 
   /** What `picture.js` needs to draw this chart elsewhere. */
   picture() {
+    this._refresh();
     const { figure } = this.props;
     return { title: figure.title, legend: this._legend(), canvas: this._plot.ctx.canvas, summary: figure.summary };
+  }
+
+  /** Charts that nobody sees are not drawn: ten decisions a second are many for six canvases. */
+  _seen(visible) {
+    this._visible = visible;
+    if (visible) this._refresh();
+  }
+
+  _refresh() {
+    const { figure } = this.props;
+    if (figure.stamp === this._stamp) return; // the same picture
+    this._stamp = figure.stamp;
+    this._plot.batch((plot) => plot.setData(figure.data)); // at once: a picture of it may be taken next
   }
 
   _height() {
@@ -58,11 +72,11 @@ export class Chart extends Component {
     const { figure, theme } = this.props;
     this._key = keyOf(figure, theme);
     this._stamp = figure.stamp;
-    const text = cssColour("--muted");
+    const text = cssValue("--muted");
     const axis = {
       stroke: text,
-      font: `12px ${cssColour("--sans")}`,
-      grid: { stroke: cssColour("--grid"), width: 1 },
+      font: `12px ${cssValue("--sans")}`,
+      grid: { stroke: cssValue("--grid"), width: 1 },
       ticks: { show: false },
     };
     this._plot = new uPlot(
@@ -84,9 +98,9 @@ export class Chart extends Component {
           { ...axis, size: figure.bareY ? 12 : 52, gap: 8, space: 38, values: (_, ticks) => ticks.map(figure.formatY) },
         ],
         series: [{}, ...figure.series.map((one) => this._series(one))],
-        bands: figure.bands?.map((band) => ({ series: band.series, fill: faded(cssColour(band.variable), band.alpha) })),
+        bands: figure.bands?.map((band) => ({ series: band.series, fill: faded(cssValue(band.variable), band.alpha) })),
         hooks: {
-          drawClear: [(plot) => paint(plot, cssColour("--surface"))],
+          drawClear: [(plot) => paint(plot, cssValue("--surface"))],
           draw: [(plot) => this._draw(plot)],
           setCursor: [(plot) => this._point(plot.cursor.idx)],
         },
@@ -101,7 +115,7 @@ export class Chart extends Component {
   }
 
   _series(one) {
-    const colour = cssColour(one.variable);
+    const colour = cssValue(one.variable);
     return {
       label: one.label,
       stroke: one.hidden ? "transparent" : colour,
@@ -130,9 +144,9 @@ export class Chart extends Component {
     figure.decorate?.(plot);
     if (figure.marker != null) {
       const x = plot.valToPos(figure.marker, "x", true);
-      ctx.fillStyle = faded(cssColour("--surface"), 0.78);
+      ctx.fillStyle = faded(cssValue("--surface"), 0.78);
       ctx.fillRect(x, top, left + width - x, height); // what was not known yet
-      ctx.strokeStyle = cssColour("--accent");
+      ctx.strokeStyle = cssValue("--accent");
       ctx.lineWidth = 2 * devicePixelRatio;
       ctx.setLineDash([]);
       ctx.beginPath();

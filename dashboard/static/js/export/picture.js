@@ -1,5 +1,5 @@
 // Pictures of what is shown: one chart, or all of them with the verdict above, drawn on a canvas and saved as PNG.
-import { cssColour } from "../palette.js";
+import { cssValue } from "../palette.js";
 
 const SCALE = 2;
 const EDGE = 24;
@@ -80,7 +80,7 @@ function newPage(width, height) {
   const context = canvas.getContext("2d");
   context.scale(SCALE, SCALE);
   context.textBaseline = "top";
-  context.fillStyle = cssColour("--surface");
+  context.fillStyle = cssValue("--surface");
   context.fillRect(0, 0, width, height);
   return context;
 }
@@ -103,16 +103,16 @@ function drawChart(page, chart, x, y, width, height) {
     .forEach((part, i) => text(page, part, x, y + 56 + height + i * 16, 12, "--muted"));
 }
 
-const font = (size, weight = 400) => `${weight} ${size}px ${cssColour("--sans")}`;
+const font = (size, weight = 400) => `${weight} ${size}px ${cssValue("--sans")}`;
 
 function text(page, words, x, y, size, colour, weight = 400) {
   page.font = font(size, weight);
-  page.fillStyle = cssColour(colour);
+  page.fillStyle = cssValue(colour);
   page.fillText(words, x, y);
 }
 
 function line(page, style, x, y) {
-  page.strokeStyle = cssColour(style.variable);
+  page.strokeStyle = cssValue(style.variable);
   page.lineWidth = 3;
   page.setLineDash((style.dash ?? []).map((part) => part * 0.75));
   page.beginPath();

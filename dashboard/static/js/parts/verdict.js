@@ -23,7 +23,7 @@ export function headingOf(model) {
   return `${word} ${candidateOf(model) ?? leader.variant}`;
 }
 
-export function Verdict({ model }) {
+export function Verdict({ model, store }) {
   const { shown } = model;
   if (!shown) return null;
   const [tone, icon] = verdictLook(shown.verdict);
@@ -33,7 +33,7 @@ export function Verdict({ model }) {
     <div class="verdict-words">
       <p class="verdict-word"><span class="verdict-icon"><${Icon} name=${icon} size=${22} /></span><span id="verdict" role="heading" aria-level="2">${heading}</span></p>
       <p class="lead">${first ? typeset(withoutHeading(first, heading)) : "The record of this decision gives no reasons."}</p>
-      <${Lights} model=${model} />
+      <${Lights} model=${model} store=${store} />
       ${others.length > 0 && html`<ul class="reasons">${others.map((reason, i) => html`<li key=${i}>${typeset(reason)}</li>`)}</ul>`}
       ${shown.missing?.length > 0 &&
       html`<p class="small muted">This decision was written by another version of Sluice and tells nothing of: ${shown.missing.join(", ")}.</p>`}
@@ -49,11 +49,12 @@ function withoutHeading(reason, heading) {
 }
 
 /** What everything else rests on, at a glance; `Checks` tells more. */
-function Lights({ model }) {
+function Lights({ model, store }) {
   const { sample_ratio: ratio, guardrails } = model.shown;
   const [tone, word] = sampleRatioLight(ratio.status);
   const rails = guardrails.length ? guardrailLight(guardrails) : null;
   return html`<ul class="lights">
+    <li><button class="button small-button" onClick=${() => store.explain(model.shown.version)}>Explain this decision</button></li>
     <li><${Light} tone=${tone}>Sample ratio ${word}</${Light}></li>
     ${rails && html`<li><${Light} tone=${rails[0]}>Guardrails: ${rails[1]}</${Light}></li>`}
   </ul>`;
