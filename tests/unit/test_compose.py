@@ -36,8 +36,9 @@ def test_every_service_is_there_with_a_health_check_and_a_limit(compose: Any) ->
     for name in OTHERS:
         check = services[name]["healthcheck"]
         assert check["test"][0] == "CMD" and {"interval", "timeout", "retries"} <= set(check), name
-    for name in OURS:  # that of the image, which a command that ends has no use for
+    for name in OURS - {"features"}:  # that of the image, which a command that ends has no use for
         assert services[name].get("healthcheck", {}) == ({"disable": True} if name in ONCE else {}), name
+    assert f"http://127.0.0.1:{METRICS_PORT}/health" in services["features"]["healthcheck"]["test"][-1]
     for name, service in services.items():
         assert service["deploy"]["resources"]["limits"]["memory"], name
 
