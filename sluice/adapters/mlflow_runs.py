@@ -91,9 +91,10 @@ def served_model(settings: Settings, name: str, *, alias: str = "", version: str
             if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
                 return None
             raise
-        return ServedModel(
-            found.name, str(found.version), found.run_id or "", str(getattr(found, "model_id", "") or "")
-        )
+        # `models:/m-…`; versions that were made from a path have no logged model.
+        scheme, _, place = str(found.source).partition(":/")
+        logged = place if scheme == "models" and place.startswith("m-") else ""
+        return ServedModel(found.name, str(found.version), found.run_id or "", logged)
 
 
 def log_online(settings: Settings, run: OnlineRun, files: Path) -> str:
