@@ -28,8 +28,7 @@ from producers.sources import SYNTHETIC, Notice, find_data, read_ratings
 from producers.synthetic import SyntheticSlates, parse_synthetic
 from producers.totals import Totals
 from producers.truth import write_truth
-from router import Router, build, is_model, make_ranker
-from router.tally import allocation_readings, count_assignments
+from router import Router, allocation_readings, build, count_assignments, is_model, make_ranker
 from sluice.adapters import catalogue
 from sluice.adapters.checkpoints import ReplayCheckpoint, ReplayStore
 from sluice.adapters.kafka import missing_topics, partition_count, producer, wait_for_broker

@@ -13,6 +13,7 @@ from router.live import AllocationFollower, CatalogueFollower
 from router.memory import MemoryAssignments
 from router.rankers import Context, Ranker, is_model, make_ranker, top_k
 from router.routing import AssignmentRequest, Exposures, Routed, Router, carried
+from router.tally import allocation_readings, count_assignments
 from sluice.adapters.allocations import AllocationStore
 from sluice.adapters.assignments import AssignmentStore
 from sluice.adapters.redis import wait_for_redis
@@ -29,8 +30,10 @@ __all__ = [
     "Ranker",
     "Routed",
     "Router",
+    "allocation_readings",
     "build",
     "carried",
+    "count_assignments",
     "following",
     "is_model",
     "make_ranker",

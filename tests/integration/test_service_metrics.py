@@ -104,7 +104,7 @@ class Services:
         """Sum of the samples that have these labels."""
         family = self.families(service).get(name)
         samples = [] if family is None else family.samples
-        return sum(s.value for s in samples if s.name == name and labels.items() <= s.labels.items())
+        return sum(float(s.value) for s in samples if s.name == name and labels.items() <= s.labels.items())
 
 
 @pytest.fixture
