@@ -93,7 +93,7 @@ class Known:
 
     def entry(self) -> Entry:
         recorded = self.last.recorded if self.last is not None else None
-        results = recorded.results if recorded is not None else ()
+        totals = recorded.totals.values() if recorded is not None else ()
         control = self.defined.control_name if self.defined is not None else recorded.control if recorded else ""
         return Entry(
             name=self.name,
@@ -107,8 +107,8 @@ class Known:
             variants=self.variants,
             control=control,
             metric=self.primary,
-            impressions=sum(result.impressions or 0 for result in results),
-            clicks=sum(result.outcomes or 0 for result in results),
+            impressions=sum(impressions for impressions, _ in totals),
+            clicks=sum(outcomes for _, outcomes in totals),
             leader=recorded.leader if recorded is not None else None,
             defined=self.defined is not None,
         )

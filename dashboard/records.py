@@ -1,8 +1,8 @@
 """Decision records as they stand in the log, read as far as they can be. Pure. Library: msgspec.
 
 A record of another version may lack fields or have them in another form, and a foreign one may hold anything. Each
-field is read for itself, so that one which cannot be read costs nothing but itself. The evidence, most of the bytes, is
-skipped.
+field is read for itself, so that one which cannot be read costs nothing but itself. Of the evidence, most of the
+bytes, only the totals are.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Annotated, Any, TypeVar, get_args
 import msgspec
 from msgspec import Meta, Raw, Struct
 
-from dashboard.views import DelayView, ResultView
+from dashboard.views import DelayView, ResultView, Whole
 from sluice.domain.canary import Canary, CanaryReport
 from sluice.domain.events import GuardrailResult, MovedUnits, Name, Percent, SegmentResult, Verdict
 from sluice.errors import InvalidEvent
@@ -39,6 +39,20 @@ class _Head(Struct):
     version: _Version
 
 
+class _Count(Struct):
+    count: Whole = 0
+
+
+class _Sums(Struct):
+    impressions: Whole = 0
+    outcomes: dict[str, _Count] = {}
+
+
+class _Cell(Struct):
+    variant: str
+    statistics: _Sums
+
+
 class Recorded(Struct, frozen=True, kw_only=True):
     """A decision without its evidence. Fields as in `sluice.domain.events.DecisionMade`."""
 
@@ -62,6 +76,8 @@ class Recorded(Struct, frozen=True, kw_only=True):
     config_hash: str = ""
     config: dict[str, Any] = {}
     seed: int = 0
+    totals: dict[str, tuple[int, int]] = {}
+    """Variant → (impressions, primary outcomes) of all evidence; of a canary, `results` tell of its step alone"""
     missing: tuple[str, ...] = ()
     """Names of fields that are not there or could not be read"""
 
@@ -118,8 +134,9 @@ _TYPES: dict[str, Any] = {
 }
 _DECODERS = {name: msgspec.json.Decoder(kind) for name, kind in _TYPES.items()}
 _HEAD = msgspec.json.Decoder(_Head)
-_FIELDS = msgspec.defstruct("_Fields", [(name, Raw, b"") for name in _TYPES])
-_RAW = msgspec.json.Decoder(_FIELDS)
+_CELLS = msgspec.json.Decoder(list[_Cell])
+_FIELDS = msgspec.defstruct("_Fields", [(name, Raw, b"") for name in (*_TYPES, "evidence")])
+_RAW: msgspec.json.Decoder[Any] = msgspec.json.Decoder(_FIELDS)
 _PROBLEMS = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _RESULT = {field.name: msgspec.json.Decoder(field.type) for field in msgspec.structs.fields(ResultView)}
 
@@ -150,8 +167,29 @@ def read_decision(data: bytes | None) -> Recorded:
         missing.append(f"variants beyond {MAX_VARIANTS}")
         found["results"] = found.get("results", ())[:MAX_VARIANTS]
         found["allocation"] = dict(list(found.get("allocation", {}).items())[:MAX_VARIANTS])
+    found["totals"] = _totals(bytes(raw.evidence), found)
     found["reasons"] = tuple(reason[:MAX_REASON] for reason in found.get("reasons", ())[:MAX_REASONS])
     return Recorded(experiment=head.experiment, version=head.version, missing=tuple(missing), **found)
+
+
+def _totals(evidence: bytes, found: dict[str, Any]) -> dict[str, tuple[int, int]]:
+    """Those of the results where the evidence cannot be read, or holds nothing."""
+    totals = {
+        result.variant: (result.impressions, result.outcomes)
+        for result in found.get("results", ())
+        if result.impressions is not None and result.outcomes is not None
+    }
+    try:
+        cells = _CELLS.decode(evidence) if evidence else []
+    except _PROBLEMS:
+        return totals
+    primary = found.get("config", {}).get("primary", "click")
+    counted: dict[str, tuple[int, int]] = {}
+    for cell in cells:
+        impressions, outcomes = counted.get(cell.variant, (0, 0))
+        clicks = cell.statistics.outcomes.get(primary, _Count()).count if isinstance(primary, str) else 0
+        counted[cell.variant] = (impressions + cell.statistics.impressions, outcomes + clicks)
+    return {**totals, **{name: counted[name] for name in list(counted)[:MAX_VARIANTS]}}
 
 
 def _salvaged(data: bytes) -> tuple[ResultView, ...]:

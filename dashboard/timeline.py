@@ -139,7 +139,8 @@ class Timeline:
             if name not in self._variants and len(self._variants) < MAX_NAMES:
                 self._variants[name] = {field: array("d", [math.nan] * (length - 1)) for field in _NUMBERS}
         for name, columns in self._variants.items():
-            numbers = _numbers(results.get(name), recorded.allocation.get(name))
+            totals = recorded.totals.get(name, (None, None))
+            numbers = _numbers(results.get(name), recorded.allocation.get(name), *totals)
             for column, number in zip(columns.values(), numbers, strict=True):
                 column.append(number)
 
@@ -194,13 +195,15 @@ def _evenly(rows: Sequence[int], versions: Sequence[int], points: int) -> list[i
     return [rows[place] for place in sorted({bisect_left(versions, version) for version in wanted})]
 
 
-def _numbers(result: ResultView | None, share: int | None) -> tuple[float, ...]:
+def _numbers(
+    result: ResultView | None, share: int | None, impressions: int | None, clicks: int | None
+) -> tuple[float, ...]:
     """In the order of `_NUMBERS`; NaN for what is not known."""
     if result is None:
-        return (*[math.nan] * 3, _float(share), *[math.nan] * 4)
+        return (*[math.nan] * 3, _float(share), *[math.nan] * 2, _float(impressions), _float(clicks))
     rate = result.rate if result.weighted_rate is None else result.weighted_rate
     lower, upper = result.sequence or (None, None)
-    known = (rate, lower, upper, share, result.p_best, result.expected_loss, result.impressions, result.outcomes)
+    known = (rate, lower, upper, share, result.p_best, result.expected_loss, impressions, clicks)
     return tuple(map(_float, known))
 
 

@@ -6,17 +6,29 @@ are clock time. A number that is not known is null; rates are shares in [0, 1].
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from sluice.domain.canary import CanaryMetric
 from sluice.domain.events import Contrast, GuardrailResult, Interval, MovedUnits, SegmentResult
 
 __all__ = ["CanaryView", "Counters", "DecisionLine", "DecisionLog", "DecisionView", "DelayView", "Density", "Detail"]
 __all__ += ["Entry", "Explanation", "Lag", "MetricView", "MoveView", "Overview", "ResultView", "SampleRatioView"]
-__all__ += ["Series", "ShadowView", "Source", "Sources", "Truth", "VariantCount", "VariantSeries", "VariantTruth"]
+__all__ += [
+    "Series",
+    "ShadowView",
+    "Source",
+    "Sources",
+    "Truth",
+    "VariantCount",
+    "VariantSeries",
+    "VariantTruth",
+    "Whole",
+]
 
+Whole = Annotated[int, Meta(ge=0, le=2**53)]
+"""What JavaScript holds exactly"""
 Kind = Literal["bandit", "fixed", "canary"]
 Light = Literal["ok", "warning", "mismatch", "unknown"]
 
@@ -85,9 +97,9 @@ class ResultView(Struct, frozen=True, kw_only=True):
     """One variant of a decision: the fields of `VariantResult` of topic `decisions`, each null where it is missing."""
 
     variant: str
-    units: int | None = None
-    impressions: int | None = None
-    outcomes: int | None = None
+    units: Whole | None = None
+    impressions: Whole | None = None
+    outcomes: Whole | None = None
     rate: float | None = None
     weighted_rate: float | None = None
     sequence: Interval | None = None

@@ -15,7 +15,8 @@ from dashboard.decision_view import decision_view
 from dashboard.density import POINTS, posterior
 from dashboard.records import MAX_VARIANTS, Recorded, read_decision
 from dashboard.views import DecisionView, ResultView
-from sluice.domain.events import encode
+from sluice.domain.events import StatsCell, encode
+from sluice.domain.statistics import CellStatistics, OutcomeStatistics
 from sluice.errors import InvalidEvent
 
 JSON = st.recursive(
@@ -62,19 +63,20 @@ def test_a_record_of_the_first_version_is_shown_as_far_as_it_goes() -> None:
         ({"at_ms": 10**30}, "at_ms"),
         ({"offsets": {"0": [1, 2, 3]}}, "offsets"),
         ({"canary": {"place": 1}}, "canary"),
+        ({"seed": 10**30}, "seed"),
     ],
 )
 def test_what_cannot_be_read_costs_itself_alone(given: dict[str, Any], missing: str) -> None:
     shown = view(changed(**given))
     assert shown.missing == (missing,)
-    assert len(shown.results) == 2
+    assert len(msgspec.json.decode(msgspec.json.encode(shown))["results"]) == 2
 
 
 def test_a_broken_field_of_a_variant_leaves_the_others() -> None:
     rows = msgspec.to_builtins(decision(3).results)
-    rows[0]["rate"], rows[1]["contrast"] = "much", {"difference": "x"}
+    rows[0]["rate"], rows[1]["contrast"], rows[1]["units"] = "much", {"difference": "x"}, 10**30
     shown = view(changed(results=rows))
-    assert "results" in shown.missing
+    assert "results" in shown.missing and shown.results[1].units is None
     assert [(r.variant, r.rate, r.impressions, r.contrast) for r in shown.results] == [
         ("a", None, 30, None), ("b", 0.6, 30, None),
     ]  # fmt: skip
@@ -121,6 +123,18 @@ def test_the_posterior_of_a_value_is_normal() -> None:
     found = posterior(ResultView(variant="a", interval=(8.04, 11.96)))
     assert found is not None
     assert found.x[0] + found.x[-1] == pytest.approx(20) and max(found.y) == pytest.approx(0.3989, abs=1e-3)
+
+
+def test_totals_are_those_of_all_evidence() -> None:
+    def cell(variant: str, allocation: str, impressions: int, clicks: int) -> StatsCell:
+        outcomes = {"click": OutcomeStatistics(clicks), "rating": OutcomeStatistics(impressions)}
+        statistics = CellStatistics(1, impressions, impressions**2, outcomes)
+        return StatsCell(experiment="demo", variant=variant, allocation=allocation, statistics=statistics)
+
+    evidence = (cell("a", "x", 100, 40), cell("a", "y", 10, 5), cell("b", "x", 30, 20))
+    assert read_decision(record(3, evidence=evidence)).totals == {"a": (110, 45), "b": (30, 20)}
+    assert read_decision(record(3)).totals == {"a": (30, 15), "b": (30, 18)}  # as the results have it
+    assert read_decision(changed(evidence=[{"variant": 1}])).totals == {"a": (30, 15), "b": (30, 18)}
 
 
 def test_the_leader_is_the_first_of_equals() -> None:
