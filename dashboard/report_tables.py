@@ -77,7 +77,7 @@ def key_table(decision: DecisionMade, design: Design, leader: str) -> Table:
              Cell(f"{decision.allocation.get(one.variant, 0)} %")]
         )  # fmt: skip
     left = len(ordered) - len(rows)
-    heads = ["variant", metric.name, f"to the control, {metric.unit}", "traffic now"]
+    heads = ["variant", metric.name, f"to the control, {metric.unit}", "traffic"]
     return Table("key figures", heads, rows, leader, f"{left} more variants below." if left > 0 else "")
 
 
