@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from sluice.domain.drift import Outcomes, Reference, Rows, make_reference
+from sluice.domain.drift import LEAST_USERS, Outcomes, Reference, Rows, make_reference
 from sluice.features.definition import Floats, Ints
-from training.models import Examples, Model
+from training.models import Examples, Model, validation_split
 
-__all__ = ["SHOWN", "halves", "outcomes_of", "reference_of", "rows_of", "shown"]
+__all__ = ["SHOWN", "enough", "halves", "outcomes_of", "reference_of", "rows_of", "shown"]
 
 SHOWN = 3
 """Items of a slate that are shown, as by a replay unless it is told otherwise"""
@@ -29,6 +29,18 @@ def reference_of(
     return make_reference(
         examples.names, rows_of(examples, rows, slates, score), outcomes_of(examples, rows, slates, score), importance
     )
+
+
+def enough(examples: Examples, train: Ints) -> bool:
+    """Whether a reference can be made: users to tell apart, and clicks and none wherever a model is fitted."""
+    if len(train) < 4:
+        return False
+    early, late = halves(examples, train)
+    data = examples.data
+    if len(early) < 4 or len(np.unique(data.log.user[late])) < LEAST_USERS:
+        return False
+    parts = (*validation_split(data, early), early)
+    return all(len(part) > 0 and 0 < examples.liked[data.rows(part)].mean() < 1 for part in parts)
 
 
 def halves(examples: Examples, train: Ints) -> tuple[Ints, Ints]:

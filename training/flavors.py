@@ -15,6 +15,7 @@ from mlflow.types import ColSpec, Schema
 from mlflow.types.schema import Array, DataType
 
 from sluice.adapters.mlflow import ARTIFACT
+from sluice.domain.drift import DRIFT_FILE
 from sluice.models import TrainedModel, write_model
 from training.models import Examples, FeatureModel, Trained
 from training.recommender_files import write_recommender
@@ -40,6 +41,8 @@ def log_files(one: Trained, examples: Examples, subject: Subject) -> str:
             # `sluice replay` says so when its own options of these names differ.
             about |= {name: f"{examples.data.options[name]:g}" for name in ("slate_size", "click_from")}
             write_model(place, TrainedModel(one.name, one.model.model, examples.data.catalogue, about))
+            if one.reference is not None:
+                (place / DRIFT_FILE).write_bytes(one.reference.dump())
             columns = Schema([ColSpec("double", name) for name in examples.names])
             signature = ModelSignature(columns, Schema([ColSpec("double", "p_click")]))
             return _log(one.name, "pyfunc_policy.py", place, signature, _rows(examples), ("lightgbm",))

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from sluice.domain.drift import Reference
 from sluice.features import batch_features, names
 from sluice.features.definition import Floats, Ints
 from sluice.models import Linear, Trees
@@ -76,6 +77,8 @@ class Trained:
     importance: Mapping[str, float] = field(default_factory=dict)
     """Feature → mean size of what it adds to the log odds, largest first"""
     seconds: float = 0.0
+    reference: Reference | None = None
+    """What drift will be seen by; None for a model without features, or where too little was known"""
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,9 +12,11 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from sluice.domain.drift import Reference
 from sluice.errors import ConfigError
 from sluice.features.definition import VERSION, Floats, Ints
 from training.dataset import Dataset
+from training.drift_reference import enough, reference_of
 from training.metrics import Scored, point
 from training.models import (
     PARAMS_A,
@@ -38,6 +40,8 @@ from training.recommenders import (
 
 __all__ = ["MODELS", "Tuned", "fit", "scored", "train_all", "train_models", "train_one"]
 
+FEATURE_MODELS = ("PolicyA", "PolicyB")
+"""Whose drift can be seen by features"""
 _IMPORTANCE_ROWS = 2000
 
 Tuned = Mapping[str, Mapping[str, Any]]
@@ -130,12 +134,14 @@ def train_one(name: str, examples: Examples, train: Ints, *, seed: int = 0, tune
     early, late = validation_split(examples.data, train)
     first, _ = fit(name, examples, early, seed, tuned)
     model, params = fit(name, examples, train, seed, tuned)
+    importance = _importance(model, examples, train)
     return Trained(
         name=name,
         model=model,
         params={**params, "seed": seed, "features_version": VERSION, "train_slates": len(train)},
         validation=point(scored(examples, late, first.predict(examples, late))),
-        importance=_importance(model, examples, train),
+        importance=importance,
+        reference=_reference(name, examples, train, seed, tuned, importance),
         seconds=time.perf_counter() - begin,
     )
 
@@ -151,6 +157,14 @@ def scored(examples: Examples, slates: Ints, score: Floats, *, is_probability: b
         score=np.asarray(score, dtype=np.float64),
         is_probability=is_probability,
     )
+
+
+def _reference(
+    name: str, examples: Examples, train: Ints, seed: int, tuned: Tuned, importance: Mapping[str, float]
+) -> Reference | None:
+    if not enough(examples, train) or name not in FEATURE_MODELS:
+        return None
+    return reference_of(examples, train, lambda slates: fit(name, examples, slates, seed, tuned)[0], importance)
 
 
 def _importance(model: Model, examples: Examples, train: Ints) -> dict[str, float]:

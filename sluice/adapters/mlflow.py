@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sluice.domain.drift import DRIFT_FILE, Reference
 from sluice.errors import ConfigError, ModelUnusable, TransportError
 from sluice.models import MODEL_FILE, TrainedModel, check_model, read_model
 from sluice.models.files import BOOSTER_FILE, CATALOGUE_FILE, MAX_FILE_BYTES
@@ -132,7 +133,7 @@ def _wanted(version: ModelVersion, files: Any) -> list[str]:
         if not files.list_artifacts():
             raise ModelUnusable(f"{version}: its files cannot be fetched: there are none")
         raise _NeverUsable(f"{version}: holds no {ARTIFACT}/{MODEL_FILE}: it was not registered by Sluice")
-    ours = [listed[name] for name in (MODEL_FILE, CATALOGUE_FILE, BOOSTER_FILE) if name in listed]
+    ours = [listed[name] for name in (MODEL_FILE, CATALOGUE_FILE, BOOSTER_FILE, DRIFT_FILE) if name in listed]
     if sum(one.file_size or 0 for one in ours) > MAX_FILE_BYTES:
         raise _NeverUsable(f"{version}: larger than {MAX_FILE_BYTES // 2**20} MiB: its files are not fetched")
     return [f"{folder}/{one.path.rpartition('/')[2]}" for one in ours]
@@ -200,6 +201,17 @@ class Registry:
                 self._refused[key] = str(error)
                 raise
         return place
+
+    def reference(self, version: ModelVersion) -> Reference:
+        """What drift of this version is seen by.
+
+        Raises ModelUnusable when there is none with it, ConfigError when it cannot be read, and as `fetch`.
+        """
+        try:
+            data = (self.fetch(version) / ARTIFACT / DRIFT_FILE).read_bytes()
+        except FileNotFoundError:
+            raise ModelUnusable(f"{version}: no reference of drift was logged with it: train it again") from None
+        return Reference.load(data)
 
     def _download(self, version: ModelVersion, place: Path) -> None:
         client = self._connected()

@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy import stats
-from scipy.spatial.distance import jensenshannon
 
 from sluice.domain.drift.samples import Floats, Ints
 
@@ -63,8 +62,14 @@ def distance(reference: Floats, seen: Ints) -> Distance:
     return Distance(
         psi=float(((q - p) * np.log(q / p)).sum()),
         ks=ks,
-        ks_p_value=float(stats.kstwobign.sf(ks * np.sqrt(n * m / (n + m)))),
+        ks_p_value=float(stats.kstwo.sf(ks, max(round(n * m / (n + m)), 1))),
         chi2=chi2,
         chi2_p_value=chi2_p,
-        js=float(jensenshannon(before / n, after / m, base=2)),
+        js=_jensen_shannon(before / n, after / m),
     )
+
+
+def _jensen_shannon(one: Floats, two: Floats) -> float:
+    # SciPy's own gives nan where rounding leaves a square below zero.
+    middle = (one + two) / 2
+    return float(np.sqrt(max(stats.entropy(one, middle, base=2) + stats.entropy(two, middle, base=2), 0.0) / 2))
