@@ -92,8 +92,8 @@ def _write_features(settings: Settings, data: Dataset, part: str) -> dict[str, i
     known = learn_log(log, data.users, data.catalogue, before_ms=before_ms)
     with connect(settings) as client:
         keys = Keys(settings.prefix)
-        FeatureStore(client, keys).put_catalogue(data.catalogue)
         FeatureKeeping(client, keys).write_all(known.users, known.items, before_ms - 1)
+        FeatureStore(client, keys).put_catalogue(data.catalogue)  # a keeper that waits for it begins now
     return {"users": len(known.users), "items": len(known.items), "until_ms": before_ms - 1}
 
 

@@ -44,8 +44,9 @@ CHUNK = 2000
 T = TypeVar("T")
 
 _CLAIM = """
-redis.call('HSET', KEYS[1], 'owner', ARGV[1])
-return redis.call('HMGET', KEYS[1], 'number', 'redo', 'resume', 'until_ms')
+local known = redis.call('HMGET', KEYS[1], 'number', 'redo', 'resume', 'until_ms')
+if ARGV[2] == '' or known[2] ~= ARGV[2] then redis.call('HSET', KEYS[1], 'owner', ARGV[1]) end
+return known
 """
 _COMMIT = """
 if redis.call('HGET', KEYS[1], 'owner') ~= ARGV[1] then return 0 end
@@ -158,7 +159,7 @@ class FeatureKeeping:
 
         Raises TransportError when Redis is away, or when the states are being written as a whole.
         """
-        redo, resume, until_ms = self._own()
+        redo, resume, until_ms = self._own(unless=_UNFINISHED)
         if redo == _UNFINISHED:
             raise TransportError("the features were not written to the end: write them again (`write_all`), or reset")
         if redo:
@@ -214,11 +215,14 @@ class FeatureKeeping:
         self._begin_anew()
         self._advance({"redo": b"", "resume": b"", "until_ms": -1, "progress": b""})
 
-    def _own(self) -> tuple[bytes | None, bytes | None, bytes | None]:
-        """(redo, resume, until_ms). A new name each time: what an earlier attempt sent may still be on its way."""
+    def _own(self, *, unless: bytes = b"") -> tuple[bytes | None, bytes | None, bytes | None]:
+        """(redo, resume, until_ms). A new name each time: what an earlier attempt sent may still be on its way.
+
+        unless: a `redo` that leaves the states to whom they belong: who writes them as a whole is not disturbed.
+        """
         self._owner = uuid.uuid4().hex
         key = self._keys.feature_keeper
-        number, redo, resume, until_ms = _asking(lambda: self._client.eval(_CLAIM, 1, key, self._owner))
+        number, redo, resume, until_ms = _asking(lambda: self._client.eval(_CLAIM, 1, key, self._owner, unless))
         self._number = int(number or 0)
         return redo, resume, until_ms
 

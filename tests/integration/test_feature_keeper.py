@@ -209,6 +209,21 @@ def test_states_that_were_not_written_to_the_end_are_not_built_on(
         assert keeper_of(client, keys, clock).take_up([(0, 0)])
 
 
+def test_who_writes_the_states_as_a_whole_is_not_disturbed_by_a_keeper(
+    embedded: Settings, keys: Keys, clock: Callable[[], int]
+) -> None:
+    with connect(embedded) as client:
+        FeatureStore(client, keys).put_catalogue(CATALOGUE)
+
+        def keeper_comes(_: int) -> None:
+            with pytest.raises(TransportError, match="not written to the end"):
+                keeper_of(client, keys, clock).take_up([(0, 0)])
+
+        for _ in range(2):  # the first time, and over states that are whole
+            FeatureKeeping(client, keys).write_all({"u": UserState(count=1)}, {}, 10, keeper_comes)
+        assert keeper_of(client, keys, clock).take_up([(0, 0)])
+
+
 def test_states_of_another_version_are_refused(embedded: Settings, keys: Keys, clock: Callable[[], int]) -> None:
     with connect(embedded) as client:
         FeatureStore(client, keys).put_catalogue(CATALOGUE)
