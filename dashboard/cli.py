@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import socket
+import threading
 import webbrowser
 from types import FrameType
 
@@ -63,10 +64,15 @@ def dashboard(host: str, port: int, open_browser: bool, metrics_port: int | None
     if not settings.token and host not in _LOOPBACK:
         logging.getLogger("dashboard").warning("anybody who reaches %s may look: set SLUICE_TOKEN", host)
     if open_browser:
-        # The socket listens already: a request waits until the application answers.
-        webbrowser.open(f"{url}/?token={settings.token}" if settings.token else url)
+        # The socket listens already. A thread, since a browser in the terminal returns when it is closed.
+        threading.Thread(target=_open, args=(url, settings.token), daemon=True).start()
     with exporting(service.metrics, settings, metrics_port):
         server.run(sockets=[listening])
+
+
+def _open(url: str, token: str) -> None:
+    if not webbrowser.open(f"{url}/?token={token}" if token else url):
+        logging.getLogger("dashboard").warning("no browser was found: open %s yourself", url)
 
 
 def _listen(host: str, port: int) -> socket.socket:

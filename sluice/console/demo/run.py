@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -124,7 +125,8 @@ class DemoRun:
         if page is None:
             return
         self._until_line(page)
-        self.dashboard = printed(page)["url"]
+        # A browser that was opened may have written more.
+        self.dashboard = json.loads(page.output().splitlines()[0])["url"]
         self._view.note(f"dashboard at {self.dashboard}")
 
     def _training(self) -> Child | None:
