@@ -46,7 +46,7 @@ function Connection({ store }) {
 function Main({ store, theme }) {
   if (store.name === null) {
     if (store.listError) return html`<${Problem} error=${{ status: 0, message: store.listError }} store=${store} />`;
-    return store.experiments?.size === 0 ? html`<${NoExperiment} />` : html`<${Loading} />`;
+    return store.experiments?.size === 0 ? html`<${NoExperiment} store=${store} />` : html`<${Loading} />`;
   }
   if (store.detail === null) {
     return store.detailError ? html`<${Problem} error=${store.detailError} name=${store.name} store=${store} />` : html`<${Loading} />`;
@@ -93,7 +93,7 @@ class Experiment extends Component {
       <header class="title">
         <div>
           <h1>${model.name}</h1>
-          <p class="meta muted"><${StatusBadge} status=${model.entry.status} /><span>${model.entry.kind}</span><span>${model.metric.word} by ${model.metric.unit}</span><span>control ${model.control}</span></p>
+          <p class="meta muted">${model.entry.defined ? html`<${StatusBadge} status=${model.entry.status} />` : html`<span>not in the catalogue</span>`}<span>${model.entry.kind}</span><span>${model.metric.word} by ${model.metric.unit}</span><span>control: ${model.control}</span></p>
         </div>
         <${Export} model=${model} onPicture=${() => this._picture(model)} />
       </header>

@@ -308,6 +308,7 @@ def test_servers_that_are_away_and_experiments_that_are_not_there_are_said(
         page = open_page(client, quiet=False)  # its server ends before it does
         expect(page.locator(".banner")).to_contain_text("Kafka is away")
         expect(page.locator(".banner")).to_contain_text("Redis is away")
+        expect(page.get_by_role("heading", level=1)).to_have_text("Waiting for Kafka")
         assert serious(page) == []
 
 

@@ -37,7 +37,7 @@ function Line({ entry, spark, current, nowMs }) {
       <span class="entry-top"><b class="entry-name">${entry.name}</b>${spark.length > 2 && html`<${Spark} values=${spark} />`}</span>
       <span class="entry-badges">
         ${entry.verdict ? html`<${VerdictBadge} verdict=${entry.verdict} />` : html`<span class="badge calm">no decision yet</span>`}
-        ${entry.status !== "running" && html`<${StatusBadge} status=${entry.status} />`}
+        ${entry.defined && entry.status !== "running" && html`<${StatusBadge} status=${entry.status} />`}
         <span class="small muted num entry-age">${ago(entry.updated_ms, nowMs)}</span>
       </span>
       <span class="entry-sub small muted">

@@ -10,7 +10,13 @@ function State({ icon, title, children }) {
 
 export const Loading = () => html`<section class="state" aria-busy="true"><p class="muted">Loading …</p></section>`;
 
-export function NoExperiment() {
+export function NoExperiment({ store }) {
+  if (store.sources?.kafka.ok === false) {
+    return html`<${State} icon="open" title="Waiting for Kafka">
+      <p>Experiments and decisions are read from Kafka, which does not answer yet. They appear here as soon as it does.</p>
+      <p class="muted">It is the one that <code>SLUICE_KAFKA</code> names, or that of <code>sluice infra up</code>.</p>
+    </${State}>`;
+  }
   return html`<${State} icon="draft" title="No experiment yet">
     <p>An experiment is a YAML file: a name, variants and one primary metric. Publish one, send it traffic, and it appears here by itself.</p>
     <pre tabindex="0" aria-label="Commands to begin with">sluice experiment apply sluice/experiments/demo.yaml
