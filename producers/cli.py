@@ -21,6 +21,7 @@ from producers.replay import OUTCOMES
 from producers.service import ReplayOptions
 from producers.service import replay as run_replay
 from producers.service import truth as run_truth
+from producers.worlds import parse_drift, parse_poison
 from sluice.adapters import logs
 from sluice.adapters.exporter import exporting
 from sluice.adapters.metrics import Metrics
@@ -68,6 +69,8 @@ def bundled_experiments() -> tuple[Experiment, ...]:
 @click.option("--name", default="", help="Keeps the checkpoint apart from other replays with the same options.")
 @click.option("--restart", is_flag=True, help="Ignore the checkpoint of an earlier run with the same options.")
 @click.option("--click-from", type=float, default=4.0, show_default=True, help="Ratings from here on are clicks.")
+@click.option("--drift", help="Plant a change of tastes: genres[:amplitude=1,at=0.5,seed=0].")
+@click.option("--poison", help="Plant users who click what they do not like: share=0.4,at=0.5,seed=0.")
 @click.option(
     "--truth",
     type=click.Path(path_type=Path, dir_okay=False),
@@ -79,7 +82,8 @@ def replay(
     data: str | None, columns: str | None, files: tuple[Path, ...], speed: str, start: str | None, from_share: float,
     end: str | None, limit: int | None, seed: int, slate_size: int, top_k: int, click_from: float, delay: str,
     outcomes: str, disorder: float, duplicates: float, late: float, max_lag: int | None, final_heartbeat: bool,
-    name: str, restart: bool, truth: Path | None, metrics_port: int | None, as_json: bool,
+    name: str, restart: bool, drift: str | None, poison: str | None, truth: Path | None, metrics_port: int | None,
+    as_json: bool,
 ) -> None:  # fmt: skip
     """Replay a ratings log as impressions and clicks.
 
@@ -98,6 +102,8 @@ def replay(
         seed=seed, slate_size=slate_size, top_k=top_k, click_from=click_from, delay=delay,
         outcomes=_outcomes(outcomes), disorder=disorder, duplicates=duplicates, late=late, max_lag=max_lag,
         final_heartbeat=final_heartbeat, name=name, restart=restart,
+        drift=parse_drift(drift) if drift is not None else None,
+        poison=parse_poison(poison) if poison is not None else None,
     )  # fmt: skip
     experiments = _experiments(files)
     if truth is not None:

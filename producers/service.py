@@ -28,6 +28,7 @@ from producers.sources import SYNTHETIC, Notice, find_data, read_ratings
 from producers.synthetic import SyntheticSlates, parse_synthetic
 from producers.totals import Totals
 from producers.truth import write_truth
+from producers.worlds import Drift, Poison, drifted, poisoned
 from router import Router, allocation_readings, build, count_assignments, is_model, make_ranker
 from sluice.adapters import catalogue
 from sluice.adapters.checkpoints import ReplayCheckpoint, ReplayStore
@@ -73,6 +74,8 @@ class ReplayOptions:
     restart: bool = False
     name: str = ""
     """Replays of other names have other checkpoints"""
+    drift: Drift | None = None
+    poison: Poison | None = None
 
 
 @contextmanager
@@ -85,6 +88,8 @@ def candidates_of(
     """
     data = find_data(options.data, notice=notice)
     if data.partition(":")[0] == SYNTHETIC:
+        if options.drift or options.poison:
+            raise ConfigError("--drift and --poison change ratings: synthetic data have none (FROM..TO drifts there)")
         names = [variant.name for variant in experiment.variants]
         yield SyntheticSlates(parse_synthetic(data), names, k=options.top_k, seed=options.seed)
         return
@@ -96,6 +101,10 @@ def candidates_of(
     }
     slates = cut_slates(ratings, size=options.slate_size, top_k=options.top_k, seed=options.seed)
     liked_milli = round(options.click_from * 1000)
+    if options.drift:
+        slates = drifted(slates, options.drift)
+    if options.poison:
+        slates = poisoned(slates, options.poison, liked_milli)
     with ExitStack() as closing:
         models = None
         if uris:
