@@ -42,6 +42,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "register": ("training.register_command:register", "Let aliases point to trained models that pass the gate."),
     "dashboard": ("dashboard.cli:dashboard", "The page that shows experiments as they run."),
     "retrain": ("training.retrain_command:retrain", "Train a model again from the log of what was shown."),
+    "lifecycle": ("training.lifecycle_command:lifecycle", "Train and release a model, step by step, by itself."),
+    "drift": ("stream_processors.drift_command:drift", "See whether the world, or a model, is not what it was."),
     "bench": ("sluice.console.bench:bench", "Measure against named baselines."),
 }
 

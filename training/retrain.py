@@ -34,7 +34,7 @@ from training.tracking import LoggedModel, Subject, Tracking
 from training.train import train_one
 from training.weighted import Shown
 
-__all__ = ["ATTEMPT_TAG", "Job", "Result", "model_hash", "retrain"]
+__all__ = ["ATTEMPT_TAG", "RESULT_TAG", "Job", "Result", "model_hash", "retrain"]
 
 POLICIES = ("PolicyA", "PolicyB")
 ATTEMPT_TAG, RESULT_TAG = "sluice.attempt", "sluice.result"

@@ -1,0 +1,221 @@
+"""`sluice lifecycle`. Library: click."""
+
+from __future__ import annotations
+
+import getpass
+import logging
+import signal
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+import msgspec
+
+from sluice.errors import ConfigError, TransportError
+from sluice.settings import Settings
+from training.options import needs_training
+from training.retrain_command import parse_model
+
+if TYPE_CHECKING:
+    from sluice.domain.lifecycle import LifecycleState
+    from training.lifecycle_journal import Journal
+
+__all__ = ["lifecycle"]
+
+log = logging.getLogger(__name__)
+
+EVERY_S, LONGEST_WAIT_S = 1.0, 30.0
+
+
+@click.group()
+def lifecycle() -> None:
+    """Train a registered model again when it is time, and release it step by step.
+
+    Every step is an event on topic `lifecycle`; a process that is killed goes on where it was.
+    """
+
+
+@lifecycle.command()
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False, exists=True))
+@click.option("--once", is_flag=True, help="Do what is due, one step after the other, and stop where it must wait.")
+def run(file: Path, once: bool) -> None:
+    """Lead the model of FILE through its life, until stopped."""
+    with needs_training():
+        from training.lifecycle import Lifecycle
+        from training.lifecycle_journal import Journal
+        from training.lifecycle_plan import load_plan
+
+        plan, settings = load_plan(file), Settings.load()
+        settings.require_kafka(), settings.require_redis()
+        stop = threading.Event()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: stop.set())
+        with Journal(settings, plan.model, plan.alias) as journal:
+            life = Lifecycle(settings, plan, journal)
+            try:
+                _turns(life.turn, stop, once=once)
+            finally:
+                life.close()
+
+
+def _turns(turn: Callable[[], Any], stop: threading.Event, *, once: bool) -> None:
+    wait_s = EVERY_S
+    while not stop.is_set():
+        try:
+            event = turn()
+            wait_s = EVERY_S
+        except TransportError as error:
+            if once:
+                raise
+            # The version in force serves on; the step is due again.
+            log.warning("%s: again in %.0f s", error, wait_s)
+            stop.wait(wait_s)
+            wait_s = min(2 * wait_s, LONGEST_WAIT_S)
+            continue
+        if event is not None:
+            click.echo(msgspec.json.encode(event).decode())
+        elif once:
+            return
+        else:
+            stop.wait(EVERY_S)
+
+
+@lifecycle.command()
+@click.argument("model")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object: state and events.")
+def status(model: str, as_json: bool) -> None:
+    """Where the life of MODEL (NAME@ALIAS) stands, and what happened last."""
+    with _journal(model) as journal:
+        state, events = journal.state, list(journal.events)
+    if as_json:
+        told = msgspec.to_builtins(state)
+        del told["seen"]
+        click.echo(msgspec.json.encode({"model": model, "state": told, "events": events}).decode())
+        return
+    click.echo("\n".join(_words(model, state)))
+    for event in events[-10:]:
+        click.echo(f"  {time.strftime('%Y-%m-%d %H:%M:%S', time.gmtime(event.at_ms / 1000))} {_tag(event)}")
+
+
+def _words(model: str, state: LifecycleState) -> list[str]:
+    lines = [f"{model}: version {state.in_force or 'unknown'} is in force"]
+    if state.before:
+        lines[0] += f", before it version {state.before}"
+    if state.paused is not None:
+        lines.append(f"paused by {state.paused.by}: {state.paused.why}")
+    attempt = state.attempt
+    if attempt is not None:
+        stage = attempt.outcome if attempt.stage == "ended" else attempt.stage
+        version = f" version {attempt.version}" if attempt.version else ""
+        lines.append(f"attempt {attempt.id}:{version} {stage} ({attempt.reason})")
+    return lines
+
+
+def _by_hand(command: Callable[..., None]) -> Callable[..., None]:
+    """The arguments of what people do."""
+    for option in (
+        click.option("--by", default=getpass.getuser, help="Who.  [default: the user of this machine]"),
+        click.option("--why", required=True, help="Why; it stays on the topic."),
+        click.argument("model"),
+    ):
+        command = option(command)
+    return command
+
+
+@lifecycle.command()
+@_by_hand
+def pause(model: str, why: str, by: str) -> None:
+    """Take no step until it is resumed; the version in force serves on."""
+    _say(model, "Paused", by=by, why=why)
+
+
+@lifecycle.command()
+@_by_hand
+def resume(model: str, why: str, by: str) -> None:
+    """Take steps again."""
+    _say(model, "Resumed", by=by, why=why)
+
+
+@lifecycle.command()
+@_by_hand
+def approve(model: str, why: str, by: str) -> None:
+    """Let users be shown the version that waits (`approval: manual`)."""
+    _say(model, "Approved", attempt=True, by=by, why=why)
+
+
+@lifecycle.command()
+@click.argument("stage", type=click.Choice(["shadow", "canary"]))
+@_by_hand
+def skip(stage: str, model: str, why: str, by: str) -> None:
+    """Count STAGE, the one that is next or under way, as passed."""
+    _say(model, "Skipped", attempt=True, stage=stage, by=by, why=why)
+
+
+@lifecycle.command()
+@_by_hand
+def abort(model: str, why: str, by: str) -> None:
+    """End the attempt; the version in force serves on."""
+    _say(model, "Aborted", attempt=True, by=by, why=why)
+
+
+@lifecycle.command()
+@_by_hand
+def request(model: str, why: str, by: str) -> None:
+    """Begin an attempt now, whatever the cooldown says."""
+    with needs_training():
+        from sluice.adapters.mlflow import ModelRef, Registry
+
+        name, alias = parse_model(model)
+        against = Registry(Settings.load()).resolve(ModelRef(name, alias=alias)).version
+        _say(model, "RetrainRequested", idle=True, against=against, reason=why, by=by)
+
+
+@lifecycle.command()
+@_by_hand
+def rollback(model: str, why: str, by: str) -> None:
+    """Bring the version before the last promotion back, at once."""
+    with needs_training():
+        from training.lifecycle import Lifecycle
+        from training.lifecycle_plan import Plan
+
+        name, alias = parse_model(model)
+        with _journal(model) as journal:
+            life = Lifecycle(Settings.load(), Plan(name="by-hand", model=name, alias=alias), journal)
+            click.echo(msgspec.json.encode(life.roll_back(why, by=by)).decode())
+
+
+def _journal(model: str) -> Journal:
+    from training.lifecycle_journal import Journal
+
+    name, alias = parse_model(model)
+    settings = Settings.load()
+    settings.require_kafka()
+    return Journal(settings, name, alias)
+
+
+def _say(model: str, kind: str, *, attempt: bool = False, idle: bool = False, **fields: Any) -> None:
+    """Write what somebody did. attempt: it belongs to the one under way. idle: there must be none."""
+    from sluice.domain import lifecycle_events
+
+    name, alias = parse_model(model)
+    with _journal(model) as journal:
+        running = journal.state.running
+        if attempt and running is None:
+            raise ConfigError(f"{model}: no attempt is under way")
+        if idle and running is not None:
+            raise ConfigError(f"{model}: attempt {running.id} is under way: {running.stage}")
+        if attempt and running is not None:
+            fields |= {"attempt": running.id, "cause": running.latest}
+        made = getattr(lifecycle_events, kind)(
+            id=uuid.uuid4().hex[:16], model=name, alias=alias, at_ms=time.time_ns() // 1_000_000, **fields
+        )
+        journal.append(made)
+        click.echo(msgspec.json.encode(made).decode())
+
+
+def _tag(event: Any) -> str:
+    return str(event.__struct_config__.tag)

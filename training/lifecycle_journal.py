@@ -1,0 +1,85 @@
+"""Topic `lifecycle` as the memory of one life: read from its start, appended to, read on.
+
+Libraries: confluent-kafka (through sluice.adapters), msgspec.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Any, cast
+
+from sluice.adapters.kafka import KafkaError, Message, producer
+from sluice.adapters.reader import TopicReader
+from sluice.domain.events import decode, encode
+from sluice.domain.lifecycle import LifecycleState, fold
+from sluice.domain.lifecycle_events import LifecycleEvent
+from sluice.errors import InvalidEvent, TransportError
+from sluice.names import LIFECYCLE
+from sluice.settings import Settings
+
+__all__ = ["Journal"]
+
+log = logging.getLogger(__name__)
+
+WAIT_S = 15.0
+
+
+class Journal:
+    """The state of the life of `model` behind `alias`, and a way to say what happened. Use as a context manager."""
+
+    def __init__(self, settings: Settings, model: str, alias: str) -> None:
+        """Returns once what the topic holds has been read. Raises TransportError."""
+        self._model, self._alias = model, alias
+        self._producer = producer(settings)
+        self._reader = TopicReader(settings, LIFECYCLE, from_start=True)
+        self.state = LifecycleState()
+        self.events: list[LifecycleEvent] = []
+        """Those of this life, in the order of the topic, once each"""
+        for message in self._reader.rest():
+            self._take(message)
+
+    def poll(self, timeout_s: float = 0.0) -> LifecycleState:
+        """Read on; the state after it."""
+        for message in self._reader.poll(timeout_s):
+            self._take(message)
+        return self.state
+
+    def append(self, event: LifecycleEvent) -> LifecycleState:
+        """Write `event` and read it back: what stood before it on the topic counts first. Raises TransportError."""
+        failed: list[str] = []
+
+        def delivered(error: KafkaError | None, _: Message) -> None:
+            if error is not None:
+                failed.append(error.str())
+
+        self._producer.produce(LIFECYCLE, key=self._model, value=encode(event), on_delivery=delivered)
+        if self._producer.flush(WAIT_S) or failed:
+            raise TransportError(f"topic {LIFECYCLE}: {failed[0] if failed else 'not acknowledged'}")
+        deadline = time.monotonic() + WAIT_S
+        while event.id not in self.state.seen:
+            if time.monotonic() > deadline:
+                raise TransportError(f"topic {LIFECYCLE}: what was written is not read back")
+            self.poll(0.1)
+        return self.state
+
+    def close(self) -> None:
+        self._reader.close()
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _take(self, message: Message) -> None:
+        if message.value() is None:
+            return
+        try:
+            event = cast(LifecycleEvent, decode(message.value(), cast(Any, LifecycleEvent)))
+        except InvalidEvent as error:
+            log.warning("topic %s: skipped offset %s: %s", LIFECYCLE, message.offset(), error)
+            return
+        if event.model == self._model and event.alias in ("", self._alias) and event.id not in self.state.seen:
+            self.events.append(event)
+            self.state = fold([event], self.state)
