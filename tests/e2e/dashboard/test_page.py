@@ -126,6 +126,7 @@ def test_the_list_and_the_verdict(server: httpx.Client, open_page: Open) -> None
     page.get_by_role("link", name=re.compile("^e ")).click()
     expect(page).to_have_url(re.compile("#/e$"))
     expect(verdict(page)).to_have_text("Ship B")
+    expect(page.locator(".lead")).to_contain_text("Promoted")
 
 
 def test_a_new_decision_appears(server: httpx.Client, settings: Settings, open_page: Open) -> None:

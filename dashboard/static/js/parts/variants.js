@@ -25,7 +25,7 @@ export function Variants({ model }) {
     };
   };
   const known = live && truth;
-  const outcome = model.metric.outcome === "click" ? "Clicks" : model.metric.outcome;
+  const outcome = model.metric.outcome === "click" ? "Clicks" : capital(model.metric.outcome);
   const titles = ["Variant", "Impressions", outcome, `${capital(model.metric.word)}, at all times`, ...(known ? ["True"] : []), "P(best)", "Expected loss", "Allocation"];
   return html`<section class="card" aria-labelledby="variants">
     <header class="card-head"><h2 id="variants">Variants</h2>

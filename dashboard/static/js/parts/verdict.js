@@ -44,8 +44,7 @@ export function Verdict({ model, store }) {
 
 /** The first reason often begins with what stands above it. */
 function withoutHeading(reason, heading) {
-  const rest = reason.startsWith(`${heading}: `) ? reason.slice(heading.length + 2) : reason;
-  return capital(rest);
+  return reason.startsWith(`${heading}: `) ? capital(reason.slice(heading.length + 2)) : reason;
 }
 
 /** What everything else rests on, at a glance; `Checks` tells more. */
