@@ -23,7 +23,7 @@ SERVICES: dict[Service, str] = {
     "analyze": "`sluice analyze`",
     "replay": "`sluice replay`",
     "dashboard": "`sluice dashboard`",
-    "drift": "`sluice drift watch`",
+    "drift": "`sluice drift --follow`",
 }
 """Service, as label `service` of `sluice_info` and in the logs → the command that runs it"""
 

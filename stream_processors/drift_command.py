@@ -1,0 +1,151 @@
+"""`sluice drift`. Libraries: click, msgspec, rich."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+import time
+
+import click
+import msgspec
+
+from sluice.adapters import logs
+from sluice.adapters.exporter import exporting
+from sluice.adapters.kafka import KafkaException, producer, wait_for_broker
+from sluice.adapters.metrics import Metrics
+from sluice.console.options import metrics_port_option
+from sluice.domain.drift import DriftOptions, DriftReport
+from sluice.errors import ConfigError, TransportError
+from sluice.settings import Settings
+
+__all__ = ["drift"]
+
+log = logging.getLogger(__name__)
+
+_SHOWN = 15
+
+
+@click.command()
+@click.argument("model", required=False)
+@click.option("--follow", is_flag=True, help="Go on, and publish drift on topic `lifecycle`.")
+@click.option("--every", type=click.FloatRange(0.1), default=10.0, show_default=True, metavar="SECONDS")
+@click.option(
+    "--alpha", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=0.05, show_default=True,
+    help="Probability of any false alarm, ever.",
+)  # fmt: skip
+@click.option(
+    "--window", "window_h", type=click.FloatRange(0, min_open=True), default=24.0, show_default=True, metavar="HOURS",
+    help="Of event time.",
+)  # fmt: skip
+@click.option("--features", type=click.IntRange(1), default=30, show_default=True, help="To watch, by importance.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object; with --follow one a line whenever it changes.")
+@metrics_port_option
+def drift(
+    model: str | None, follow: bool, every: float, alpha: float, window_h: float, features: int, as_json: bool,
+    metrics_port: int | None,
+) -> None:  # fmt: skip
+    """Whether the world, or a model, is not what it was when the model was trained.
+
+    \b
+    sluice drift movielens_ctr_ab@PolicyB --json
+    sluice drift movielens_ctr_ab/3 --follow
+
+    MODEL is NAME@ALIAS or NAME/VERSION; by default the version that ranked last. It is compared with the reference that
+    was logged when it was trained. Experiments log what they show with `rankings: true`.
+    """
+    from sluice.adapters.mlflow import Registry, parse_model_uri
+    from stream_processors.drift import DriftWatch, latest_served
+
+    settings = Settings.load()
+    if follow:
+        logs.configure("drift", settings)
+    wait_for_broker(settings)
+    if model is None:
+        served = latest_served(settings)
+        if served is None:
+            raise ConfigError("no model has ranked: experiments log what they show with `rankings: true`")
+        model = "/".join(served)
+    ref = parse_model_uri(f"models:/{model.removeprefix('models:/')}")
+    registry = Registry(settings)
+    options = DriftOptions(alpha=alpha, window_ms=max(round(window_h * 3_600_000), 1), features=features)
+    watch = DriftWatch(settings, registry, registry.resolve(ref), options)
+    if not follow:
+        _print(watch.advance(), as_json)
+        return
+    metrics = Metrics("drift")
+    with exporting(metrics, settings, metrics_port):
+        metrics.read_from(watch.readings, ready=lambda: watch.checked_s > 0)
+        try:
+            _follow(settings, watch, ref.alias, every, as_json)
+        finally:
+            metrics.stop_reading()
+
+
+def _follow(settings: Settings, watch: object, alias: str, every: float, as_json: bool) -> None:
+    from stream_processors.drift import DriftWatch, detected, publish
+
+    assert isinstance(watch, DriftWatch)
+    stop, client = threading.Event(), producer(settings)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    before: DriftReport | None = None
+    published, away = False, False
+    while True:
+        try:
+            report = watch.advance()
+            event = None if published else detected(report, alias, time.time_ns() // 1_000_000)
+            if event is not None:
+                publish(client, event)
+                published = True
+                log.warning("%s has drifted: %s", watch.version, "; ".join(event.reasons))
+            if as_json and report != before:
+                click.echo(msgspec.json.encode(report).decode())
+            before, away = report, False
+        except (TransportError, KafkaException) as error:
+            if not away:
+                log.warning("drift is not watched: %s; trying again until it works", error)
+            away = True
+        if stop.wait(every):
+            return
+
+
+def _print(report: DriftReport, as_json: bool) -> None:
+    if as_json:
+        click.echo(msgspec.json.encode(report).decode())
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    window, performance = report.window, report.performance
+    state = "has drifted" if report.drifted else "has not drifted"
+    console.print(f"[bold]{report.model} version {report.version}[/bold] {state} (false alarms: {report.alpha:g})")
+    if not window.number:
+        console.print("no window of rankings is complete yet")
+        return
+    console.print(f"{_day(window.start_ms)} to {_day(window.end_ms)}: {window.rows:,} rows of {window.users:,} users")
+    table = Table("", "effect", "PSI", "KS", "missing", "p at any time", "clicks beyond", "since", box=None)
+    for one in report.features[:_SHOWN]:
+        table.add_row(
+            one.name, _told(one.effect, "+.3f"), _told(one.psi, ".3f"), _told(one.ks, ".3f"), f"{one.missing:.1%}",
+            f"{one.p_value:.2g}", _told(one.relation_p_value, ".2g"), _day(one.since_ms) if one.since_ms else "",
+            style="bold" if one.drifted else None,
+        )  # fmt: skip
+    console.print(table)
+    if len(report.features) > _SHOWN:
+        console.print(f"and {len(report.features) - _SHOWN} more")
+    for measure in performance.measures:
+        since = f", drifted since {_day(measure.since_ms)}" if measure.since_ms else ""
+        console.print(
+            f"{measure.name.replace('_', ' ')}: {_told(measure.value, '.3f')} instead of {measure.expected:.3f} "
+            f"(p {measure.p_value:.2g}){since}"
+        )
+
+
+def _told(value: float | None, form: str) -> str:
+    return "–" if value is None else format(value, form)
+
+
+def _day(at_ms: int) -> str:
+    return time.strftime("%Y-%m-%d", time.gmtime(at_ms / 1000))
