@@ -288,7 +288,7 @@ def _moved(run: Attempt, event: OfAttempt) -> Attempt:
             return replace(run, stage="canary", share=event.share)
         case Promoted() if stage in ("gated", "judged", "canary") and event.version == run.version:
             return _ended(run, event)
-        case RolledBack() if stage == "canary" and event.version == run.version:
+        case RolledBack() if stage in ("gated", "judged", "canary") and event.version == run.version:
             return _ended(run, event)
         case Approved():
             return replace(run, approved=True)

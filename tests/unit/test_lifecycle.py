@@ -94,6 +94,7 @@ def test_a_release_goes_through_every_stage_once() -> None:
          of(ShadowJudged, version="2", passed=False)],
         [of(GatePassed, version="2"), of(CanaryAdvanced, version="2", share=5),
          of(RolledBack, version="2", to="1")],
+        [of(GatePassed, version="2"), of(RolledBack, version="2", to="1")],
         [of(Abandoned, reasons=("log too short",))],
         [of(Aborted, by="ada", why="holiday")],
     ],

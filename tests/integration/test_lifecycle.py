@@ -1,0 +1,234 @@
+"""A life on a real broker and a real registry: every step once, the alias at one version, back in one command."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from mlflow import MlflowClient
+from registered_models import NAME, likes, register
+
+from sluice.adapters import catalogue
+from sluice.adapters.kafka import producer
+from sluice.domain.canary import CanaryPlace, CanaryReport, CanaryState
+from sluice.domain.events import DecisionMade, encode
+from sluice.domain.lifecycle import Policy, event_id
+from sluice.domain.lifecycle_events import (
+    Aborted,
+    Breach,
+    CanaryAdvanced,
+    DriftDetected,
+    GatePassed,
+    GateRefused,
+    LifecycleEvent,
+    ModelTrained,
+    Promoted,
+    RetrainRequested,
+    RolledBack,
+)
+from sluice.errors import ConfigError, TransportError
+from sluice.features import make_catalogue
+from sluice.names import DECISIONS
+from sluice.settings import Settings
+from training.lifecycle import Lifecycle
+from training.lifecycle_journal import Journal
+from training.lifecycle_plan import CANDIDATE, CONTROL, Plan, load_plan
+from training.retrain import RESULT_TAG, Result
+
+ALIAS = "PolicyA"
+PLAN = Plan(name="films", model=NAME, alias=ALIAS, policy=Policy(cooldown_s=0, shadow=False))
+CATALOGUE = make_catalogue(["1", "2", "3"], {"1": ("Drama",)}, {})
+
+
+class Stand:
+    """A topic and a registry in which version 1 is in force and version 2 was trained."""
+
+    def __init__(self, settings: Settings, folder: Path) -> None:
+        self.settings = settings
+        register(settings.mlflow_uri, folder / "1", ALIAS, likes("item_history", CATALOGUE))
+        register(settings.mlflow_uri, folder / "2", "Other", likes("item_history", CATALOGUE, sign=-1.0))
+        self.client = MlflowClient(settings.mlflow_uri, settings.mlflow_uri)
+        self.at_ms = 1000
+
+    @property
+    def alias(self) -> str:
+        return str(self.client.get_model_version_by_alias(NAME, ALIAS).version)
+
+    def judged(self, *, passed: bool) -> None:
+        result = Result(
+            model=NAME, alias=ALIAS, against="1", policy="PolicyA", fingerprint="f", rows_hash="r", offsets={},
+            window_ms=1, slates=1, users=1, train_rows=1, test_rows=1, click_rate=0.5, random_share=0.1,
+            effective_share=1.0, effective_test_rows=1.0, dropped={}, passed=passed,
+            refusals=() if passed else ("AUC fell",),
+        )  # fmt: skip
+        self.client.set_model_version_tag(NAME, "2", RESULT_TAG, msgspec.json.encode(result).decode())
+
+    def say(self, event: LifecycleEvent) -> None:
+        with Journal(self.settings, NAME, ALIAS) as journal:
+            journal.append(event)
+
+    def trained(self) -> str:
+        """Id of an attempt whose version 2 is registered."""
+        drift = DriftDetected(id="d1", model=NAME, at_ms=1, version="1", since_ms=0, until_ms=1)
+        self.say(drift)
+        request = self.turn()
+        assert isinstance(request, RetrainRequested)
+        assert (request.cause, request.against) == ("d1", "1")
+        self.say(ModelTrained(id="t1", model=NAME, alias=ALIAS, at_ms=2, attempt=request.id, version="2"))
+        return request.id
+
+    def turn(self, plan: Plan = PLAN) -> LifecycleEvent | None:
+        """One step by a process that has just begun, as after a kill."""
+        with Journal(self.settings, NAME, ALIAS) as journal:
+            life = Lifecycle(self.settings, plan, journal, clock_ms=lambda: self.at_ms)
+            try:
+                return life.turn()
+            finally:
+                life.close()
+
+    def decide(self, version: int, state: CanaryState, share: int) -> None:
+        place = CanaryPlace(state=state, step=1, since_ms=0, plan="p")
+        report = CanaryReport(
+            place=place, share=share, move=None, metrics=(), needed_units=None, before=None, orders=()
+        )
+        decision = DecisionMade(
+            experiment="films-2", version=version, at_ms=0, offsets={}, config_hash="", config={}, seed=0, evidence=(),
+            results=(), sample_ratio_p=None, allocation={CONTROL: 100 - share, CANDIDATE: share},
+            allocation_version=version, verdict="continue", reasons=("as it is",), canary=report,
+        )  # fmt: skip
+        client = producer(self.settings)
+        client.produce(DECISIONS, key="films-2", value=encode(decision))
+        assert client.flush(10) == 0
+
+
+@pytest.fixture
+def stand(make_stack: Callable[..., Settings], tmp_path: Path) -> Stand:
+    return Stand(replace(make_stack("embedded"), mlflow=f"sqlite:///{tmp_path / 'mlflow.db'}"), tmp_path)
+
+
+def kinds(stand: Stand) -> list[str]:
+    with Journal(stand.settings, NAME, ALIAS) as journal:
+        return [str(event.__struct_config__.tag) for event in journal.events]
+
+
+def test_a_version_is_promoted_once_the_canary_is_through_and_comes_back_on_a_breach(stand: Stand) -> None:
+    stand.trained()
+    stand.judged(passed=True)
+    assert isinstance(stand.turn(), GatePassed)
+    assert stand.turn() is None  # the canary is published, and nothing is decided yet
+    release = catalogue.load(stand.settings)["films-2"]
+    assert release.starting_allocation == {CONTROL: 99, CANDIDATE: 1}
+    stand.decide(1, "running", 5)
+    advanced = stand.turn()
+    assert isinstance(advanced, CanaryAdvanced) and advanced.share == 5
+    assert stand.turn() is None
+    stand.decide(2, "promoted", 100)
+    advanced = stand.turn()
+    assert isinstance(advanced, CanaryAdvanced) and advanced.share == 100
+    assert stand.alias == "1"
+    # Killed between what it did and what it said: the alias is moved, the topic does not know.
+    stand.client.set_registered_model_alias(NAME, ALIAS, "2")
+    promoted = stand.turn()
+    assert isinstance(promoted, Promoted) and (promoted.version, promoted.before) == ("2", "1")
+    assert stand.turn() is None
+    assert catalogue.load(stand.settings)["films-2"].state.status == "stopped"
+    stand.say(Breach(id="b1", model=NAME, at_ms=5, version="2", reason="clicks fell"))
+    back = stand.turn()
+    assert isinstance(back, RolledBack) and (back.version, back.to, back.cause) == ("2", "1", "b1")
+    assert stand.alias == "1"
+    assert stand.turn() is None
+    assert kinds(stand).count("promoted") == kinds(stand).count("rolled-back") == 1
+
+
+def test_a_refused_version_and_a_canary_that_did_worse_leave_the_alias_alone(stand: Stand) -> None:
+    attempt = stand.trained()
+    stand.judged(passed=False)
+    refused = stand.turn()
+    assert isinstance(refused, GateRefused) and refused.reasons == ("AUC fell",)
+    assert stand.turn() is None
+    again = RetrainRequested(id="r2", model=NAME, alias=ALIAS, at_ms=9, against="1", reason="again")
+    stand.say(again)
+    stand.say(ModelTrained(id="t2", model=NAME, alias=ALIAS, at_ms=9, attempt="r2", version="2"))
+    stand.judged(passed=True)
+    assert isinstance(stand.turn(), GatePassed)
+    stand.turn()
+    stand.decide(1, "rolled-back", 0)
+    back = stand.turn()
+    assert isinstance(back, RolledBack) and back.reasons == ("as it is",)
+    assert stand.turn() is None
+    assert stand.alias == "1"
+    assert attempt != "r2"
+    assert catalogue.load(stand.settings)["films-2"].state.status == "stopped"
+
+
+def test_an_alias_that_somebody_moved_is_not_moved_back(stand: Stand, tmp_path: Path) -> None:
+    stand.trained()
+    stand.judged(passed=True)
+    quick = replace_policy(canary=False)
+    assert isinstance(stand.turn(quick), GatePassed)
+    register(stand.settings.mlflow_uri, tmp_path / "3", ALIAS, likes("item_new", CATALOGUE))
+    ended = stand.turn(quick)
+    assert ended is not None and ended.__struct_config__.tag == "abandoned"
+    assert "moved by hand, from version 1 to 3" in str(ended)
+    assert stand.alias == "3"
+
+
+def test_mlflow_that_is_away_during_a_promotion_is_waited_for(stand: Stand) -> None:
+    stand.trained()
+    stand.judged(passed=True)
+    quick = replace_policy(canary=False)
+    assert isinstance(stand.turn(quick), GatePassed)
+    settings, stand.settings = stand.settings, replace(stand.settings, mlflow="http://127.0.0.1:9")
+    with pytest.raises(TransportError, match="does not answer"):
+        stand.turn(quick)
+    stand.settings = settings
+    assert kinds(stand)[-1] == "gate-passed"
+    assert isinstance(stand.turn(quick), Promoted)
+    assert stand.alias == "2"
+
+
+def test_people_and_other_processes_say_the_same_thing_once(stand: Stand) -> None:
+    attempt = stand.trained()
+    stand.judged(passed=True)
+    with Journal(stand.settings, NAME, ALIAS) as one, Journal(stand.settings, NAME, ALIAS) as other:
+        lives = [Lifecycle(stand.settings, PLAN, journal, clock_ms=lambda: 7) for journal in (one, other)]
+        first = lives[0].turn()
+        assert isinstance(first, GatePassed)
+        gate = replace_event(first, at_ms=8)
+        other.append(gate)  # it had begun before it could read the first one
+        assert one.poll(0.5) == other.state
+    assert kinds(stand).count("gate-passed") == 1
+    stand.say(Aborted(id="a", model=NAME, alias=ALIAS, at_ms=8, attempt=attempt, by="ada", why="no"))
+    assert stand.turn() is None
+    with Journal(stand.settings, NAME, ALIAS) as journal, pytest.raises(ConfigError, match="no promotion"):
+        Lifecycle(stand.settings, PLAN, journal).roll_back("x")
+
+
+def replace_policy(**changes: Any) -> Plan:
+    return msgspec.structs.replace(PLAN, policy=msgspec.structs.replace(PLAN.policy, **changes))
+
+
+def replace_event(event: LifecycleEvent, **changes: Any) -> Any:
+    return msgspec.structs.replace(event, **changes)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("{name: a, model: m}", "missing required field `alias`"),
+        ("{name: a, model: m, alias: b, policy: {schedule: '99 * * * *'}}", "is no cron expression"),
+        ("{name: a, model: m, alias: b, polcy: {}}", "unknown field `polcy`"),
+    ],
+)
+def test_files_that_are_wrong_are_one_line(tmp_path: Path, text: str, words: str) -> None:
+    (tmp_path / "life.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=words):
+        load_plan(tmp_path / "life.yaml")
+
+
+def test_ids_name_what_they_are_about() -> None:
+    assert event_id("m", "a", 1) == event_id("m", "a", "1") != event_id("m", "a1")
