@@ -23,6 +23,8 @@ __all__ = ["Arrived", "Board", "Known"]
 MAX_UNDEFINED = 1000
 LINES = 200
 MOVES = 100
+SPARK = 32
+"""Points of the small curve in the list"""
 
 
 class Arrived(NamedTuple):
@@ -95,6 +97,7 @@ class Known:
         recorded = self.last.recorded if self.last is not None else None
         totals = recorded.totals.values() if recorded is not None else ()
         control = self.defined.control_name if self.defined is not None else recorded.control if recorded else ""
+        leader = recorded.leader if recorded is not None else None
         return Entry(
             name=self.name,
             status=self.defined.state.status if self.defined is not None else "unknown",
@@ -109,8 +112,9 @@ class Known:
             metric=self.primary,
             impressions=sum(impressions for impressions, _ in totals),
             clicks=sum(outcomes for _, outcomes in totals),
-            leader=recorded.leader if recorded is not None else None,
+            leader=leader,
             defined=self.defined is not None,
+            spark=self.timeline.rates(leader, SPARK),
         )
 
     def _kind(self) -> Kind:

@@ -122,6 +122,15 @@ class Timeline:
             decisions=self.decisions,
         )
 
+    def rates(self, variant: str | None, points: int) -> tuple[float, ...]:
+        """At most `points` (≥ 2) rates of a variant, the oldest first, evenly by version; those not known are left out."""
+        versions = self._columns["version"]
+        column = self._variants.get(variant or "", {}).get("rate")
+        if column is None:
+            return ()
+        rows = _evenly(range(len(versions)), versions, points)
+        return tuple(_six_digits(column[row]) for row in rows if math.isfinite(column[row]))
+
     def _drop_last_if_passed(self) -> None:
         """The latest point stays only as long as it is the latest, unless it counts otherwise."""
         columns = self._columns

@@ -73,6 +73,8 @@ class Entry(Struct, frozen=True, kw_only=True):
     """The variant that is most probably the best"""
     defined: bool
     """Whether the catalogue has it"""
+    spark: tuple[float, ...] = ()
+    """Rates of the leader over the decisions, the oldest first: a few, to be drawn small"""
 
 
 class Overview(Struct, frozen=True, kw_only=True):

@@ -71,6 +71,15 @@ def test_columns_are_those_of_the_records() -> None:
     assert series.regret == (1.0, 2.0, 3.0)  # of a's impressions each cost a tenth of a click
 
 
+def test_a_few_rates_tell_the_course() -> None:
+    timeline = filled(list(range(1, 101)), set(), 200)
+    assert timeline.rates("b", 32) == (0.6,) * 32
+    assert timeline.rates("c", 32) == timeline.rates(None, 32) == Timeline().rates("b", 32) == ()
+    unknown = read_decision(b'{"experiment":"demo","version":101,"results":[{"variant":"b"}]}')
+    assert timeline.offer(unknown, Place(0, 400, 0))
+    assert len(timeline.rates("b", 200)) == 100
+
+
 def test_of_one_time_only() -> None:
     timeline = filled(list(range(1, 11)), set(), 100)
     assert timeline.series(after=7).version == (8, 9, 10)

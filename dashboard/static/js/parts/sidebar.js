@@ -2,7 +2,6 @@
 import { html } from "../dom.js";
 import { ago, count } from "../format.js";
 import { address } from "../route.js";
-import { evenly } from "../series.js";
 import { StatusBadge, VerdictBadge } from "./icons.js";
 
 export function Sidebar({ store }) {
@@ -10,20 +9,10 @@ export function Sidebar({ store }) {
   return html`<nav class="side" aria-label="Experiments">
     <h2 class="side-title">Experiments <span class="num muted">${entries.length || ""}</span></h2>
     <ul>
-      ${entries.map((entry) => html`<${Line} key=${entry.name} entry=${entry} spark=${sparkOf(entry, store)} current=${entry.name === store.name} nowMs=${store.now()} />`)}
+      ${entries.map((entry) => html`<${Line} key=${entry.name} entry=${entry} current=${entry.name === store.name} nowMs=${store.now()} />`)}
     </ul>
     ${store.skipped > 0 && html`<p class="small muted note">${count(store.skipped)} records could not be read and are left out.</p>`}
   </nav>`;
-}
-
-const MOST_SPARKS = 32;
-
-/** The leader's rate over the decisions, as the list tells it, else as the experiment that is looked at does. */
-function sparkOf(entry, store) {
-  if (entry.spark) return entry.spark;
-  if (entry.name !== store.name || !store.detail) return [];
-  const rates = store.detail.series.variants[entry.leader]?.rate ?? [];
-  return evenly(rates.filter((rate) => rate !== null), MOST_SPARKS);
 }
 
 function order(a, b) {
@@ -31,10 +20,10 @@ function order(a, b) {
   return running(a) - running(b) || (a.name < b.name ? -1 : 1);
 }
 
-function Line({ entry, spark, current, nowMs }) {
+function Line({ entry, current, nowMs }) {
   return html`<li>
     <a class="entry" href=${address(entry.name)} aria-current=${current ? "page" : undefined}>
-      <span class="entry-top"><b class="entry-name">${entry.name}</b>${spark.length > 2 && html`<${Spark} values=${spark} />`}</span>
+      <span class="entry-top"><b class="entry-name">${entry.name}</b>${entry.spark.length > 2 && html`<${Spark} values=${entry.spark} />`}</span>
       <span class="entry-badges">
         ${entry.verdict ? html`<${VerdictBadge} verdict=${entry.verdict} />` : html`<span class="badge calm">no decision yet</span>`}
         ${entry.defined && entry.status !== "running" && html`<${StatusBadge} status=${entry.status} />`}
