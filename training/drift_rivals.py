@@ -44,7 +44,7 @@ def adwin(values: Floats, delta: float) -> int | None:
     """Slates at the first alarm of any stream (Bifet, Gavaldà 2007)."""
     from river.drift import ADWIN
 
-    return _first(values, lambda: ADWIN(delta=delta))
+    return _first(values, lambda: ADWIN(delta=delta))  # type: ignore[no-untyped-call]
 
 
 def page_hinkley(values: Floats, threshold: float) -> int | None:

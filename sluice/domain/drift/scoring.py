@@ -30,7 +30,7 @@ SCORE_TOLERANCE = 0.05
 """Of the rank of scores: the model that is served was fitted to more than the one that the reference is of"""
 RANK_TOLERANCE = 0.03
 """Of a mean rank: Cliff's delta 0.06, less than half of what is called negligible (0.147; Romano et al. 2006)"""
-OUTCOME_TOLERANCE = 0.01
+OUTCOME_TOLERANCE = 0.025
 """Of a click rate, its calibration, or nats"""
 STRANGE_TOLERANCE = 0.02
 _LEAST_UNIT = 0.01
