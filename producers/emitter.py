@@ -110,8 +110,10 @@ class Emitter:
     def _report(self, epoch: Epoch, offsets: dict[int, int]) -> Callable[[KafkaError | None, Any], None]:
         def delivered(error: KafkaError | None, message: Any) -> None:
             if error is None:
-                # Within a partition reports arrive in the order of the log.
-                offsets[message.partition()] = message.offset() + 1
+                # Within a partition reports arrive in the order of the log. A record that was in the log already when
+                # it was sent again, after the answer was lost, is reported without its offset.
+                partition, offset = message.partition(), message.offset()
+                offsets[partition] = offsets.get(partition, 0) + 1 if offset is None else offset + 1
                 epoch.acknowledged += 1
             else:
                 self._failure = error.str()

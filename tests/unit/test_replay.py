@@ -26,13 +26,16 @@ SETTLE_MS = 5000
 
 
 class Delivered:
-    """A record that the broker has acknowledged."""
+    """A record that the broker has acknowledged, at an offset that it may not tell."""
+
+    def __init__(self, offset: int | None = 0) -> None:
+        self._offset = offset
 
     def partition(self) -> int:
         return 0
 
-    def offset(self) -> int:
-        return 0
+    def offset(self) -> int | None:
+        return self._offset
 
 
 class BrokerInMemory:
@@ -49,10 +52,10 @@ class BrokerInMemory:
         if not self.holds_back:
             self.acknowledge(len(self._held))
 
-    def acknowledge(self, count: int) -> None:
+    def acknowledge(self, count: int, *, offset: int | None = 0) -> None:
         """Of those held back the first `count`."""
         for delivered in self._held[:count]:
-            delivered(None, Delivered())
+            delivered(None, Delivered(offset))
         del self._held[:count]
 
     def poll(self, timeout_s: float) -> int:
@@ -108,6 +111,19 @@ def test_segments_ride_on_the_impressions() -> None:
         else:
             assert record == before
     assert len(met) < 5  # somebody came back
+
+
+def test_a_record_sent_again_may_be_acknowledged_without_its_offset() -> None:
+    broker = BrokerInMemory()
+    broker.holds_back = True
+    emitter = Emitter(cast(Any, broker), 1)
+    for _ in range(3):
+        emitter.send(IMPRESSIONS, b"u", b"{}")
+    broker.acknowledge(1, offset=41)
+    broker.acknowledge(1, offset=None)  # the log had it, and the answer was lost
+    assert emitter.offsets[IMPRESSIONS] == {0: 43}
+    broker.acknowledge(1, offset=50)
+    assert emitter.offsets[IMPRESSIONS] == {0: 51}
 
 
 def test_an_epoch_is_settled_only_with_every_record_acknowledged() -> None:
