@@ -103,8 +103,7 @@ def candidates_of(
     liked_milli = round(options.click_from * 1000)
     if options.drift:
         slates = drifted(slates, options.drift)
-    if options.poison:
-        slates = poisoned(slates, options.poison, liked_milli)
+    sent = poisoned(slates, options.poison, liked_milli) if options.poison else slates
     with ExitStack() as closing:
         models = None
         if uris:
@@ -117,7 +116,7 @@ def candidates_of(
             slate = {"slate_size": options.slate_size, "click_from": options.click_from}
             for line in models.trained_otherwise(slate):
                 notice(line)
-        yield RankedSlates(slates, rules, k=options.top_k, liked_milli=liked_milli, models=models)
+        yield RankedSlates(sent, rules, k=options.top_k, liked_milli=liked_milli, models=models)
 
 
 def replay(

@@ -1,7 +1,9 @@
 """Changes planted in a log: from a slate on tastes are other ones, or some users click what they do not like. Pure.
 
-A change is made to the ratings, before anything is made of them: what a slate knew, what was clicked and what any
-variant would have earned are of one and the same world. Everything is drawn by hash of the seed. Library: numpy.
+A change of tastes is made to the ratings before anything is made of them: what a slate knew, what was clicked and what
+any variant would have earned are of one and the same world. Users who turn over are of the clicks alone: what requests
+know stays as it was, so that who learns from the clicks learns what is wrong. Everything is drawn by hash of the seed.
+Library: numpy.
 """
 
 from __future__ import annotations
