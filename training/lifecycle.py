@@ -101,7 +101,9 @@ class Lifecycle:
 
     def _request(self, state: LifecycleState, step: Step, _: Attempt | None) -> LifecycleEvent:
         since_ms = state.drift.since_ms if state.drift is not None and state.drift.id == step.cause else 0
-        about = self._about("request", step.cause, cause=step.cause)
+        # The attempt before is a part of the id: what it left open is asked for once more.
+        before = state.attempt.id if state.attempt is not None else ""
+        about = self._about("request", step.cause, before, cause=step.cause)
         return _made(RetrainRequested, about, against=self._in_force().version, reason=step.reason, since_ms=since_ms)
 
     def _train(self, state: LifecycleState, step: Step, run: Attempt | None) -> LifecycleEvent:

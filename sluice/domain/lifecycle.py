@@ -51,6 +51,8 @@ __all__ = [
 ]  # fmt: skip
 
 DAY_MS = 24 * 3600 * 1000
+_UNANSWERED = ("gate-refused", "abandoned")
+"""Outcomes of attempts that more of the log may change"""
 Stage: TypeAlias = Literal["requested", "trained", "gated", "shadow", "judged", "canary", "ended"]
 Act: TypeAlias = Literal[
     "request", "train", "judge", "start-shadow", "judge-shadow", "canary", "promote", "roll-back", "abandon"
@@ -102,6 +104,8 @@ class Attempt(Struct, frozen=True, kw_only=True):
     """Id of its latest event"""
     outcome: str = ""
     """How it ended: tag of the event that ended it"""
+    drift: DriftDetected | None = None
+    """What it answers; when it ends without a version that users were shown, the drift is open again"""
 
 
 class LifecycleState(Struct, frozen=True, kw_only=True):
@@ -251,11 +255,16 @@ def _after(state: LifecycleState, event: LifecycleEvent) -> LifecycleState:
             state, in_force=event.version, before=run.against, promoted_ms=event.at_ms, drift=None, breach=None,
             promotions=state.promotions + 1,
         )  # fmt: skip
+    if run.outcome in _UNANSWERED:
+        state = replace(state, drift=run.drift)
     return replace(state, attempt=run, ended_ms=event.at_ms if run.stage == "ended" else state.ended_ms)
 
 
 def _requested(state: LifecycleState, event: RetrainRequested) -> LifecycleState:
-    run = Attempt(id=event.id, reason=event.reason, began_ms=event.at_ms, against=event.against, latest=event.id)
+    drift = state.drift if state.drift is not None and state.drift.id == event.cause else None
+    run = Attempt(
+        id=event.id, reason=event.reason, began_ms=event.at_ms, against=event.against, latest=event.id, drift=drift
+    )
     requests = (*state.requests_ms, event.at_ms)[-100:]
     state = replace(state, attempt=run, requests_ms=requests, drift=None)
     if event.against != state.in_force:  # moved by hand: there is nothing that we could take back

@@ -106,8 +106,8 @@ class Stand:
 
 
 @pytest.fixture
-def stand(make_stack: Callable[..., Settings], tmp_path: Path) -> Stand:
-    return Stand(replace(make_stack("embedded"), mlflow=f"sqlite:///{tmp_path / 'mlflow.db'}"), tmp_path)
+def stand(make_stack: Callable[..., Settings], mlflow_store: Callable[[Path], str], tmp_path: Path) -> Stand:
+    return Stand(replace(make_stack("embedded"), mlflow=mlflow_store(tmp_path)), tmp_path)
 
 
 def kinds(stand: Stand) -> list[str]:
@@ -149,7 +149,7 @@ def test_a_refused_version_and_a_canary_that_did_worse_leave_the_alias_alone(sta
     stand.judged(passed=False)
     refused = stand.turn()
     assert isinstance(refused, GateRefused) and refused.reasons == ("AUC fell",)
-    assert stand.turn() is None
+    assert stand.turn(replace_policy(cooldown_s=3600)) is None
     again = RetrainRequested(id="r2", model=NAME, alias=ALIAS, at_ms=9, against="1", reason="again")
     stand.say(again)
     stand.say(ModelTrained(id="t2", model=NAME, alias=ALIAS, at_ms=9, attempt="r2", version="2"))

@@ -106,6 +106,18 @@ def test_whatever_ends_an_attempt_the_version_in_force_stays(end: list[Lifecycle
     assert next_step(state, 0, FREE) is None
 
 
+def test_drift_that_no_attempt_could_answer_is_open_again_after_the_cooldown() -> None:
+    policy = Policy(cooldown_s=3600)
+    asked = replace(request(1), cause="d1")
+    refused = fold([drift(1, 0), asked, of(ModelTrained, version="2"), of(GateRefused, version="2", reasons=("few",))])
+    assert next_step(refused, HOUR - 1, policy) is None
+    assert next_step(refused, HOUR, policy) == Step(act="request", cause="d1", reason="drift")
+    by_hand = fold([drift(1, 0), request(1), of(Abandoned, reasons=("log too short",))])
+    assert by_hand.drift is None  # it was asked for something else
+    stopped = fold([drift(1, 0), asked, of(Aborted, by="ada", why="holiday")])
+    assert next_step(stopped, HOUR, policy) is None
+
+
 def test_cooldown_and_daily_limit_hold_and_a_pause_stops_everything() -> None:
     policy = Policy(cooldown_s=3600, daily_limit=2)
     done = fold([request(1, 0), of(Abandoned, at_ms=HOUR, reasons=("x",)), drift(2, HOUR)])
