@@ -40,7 +40,7 @@ def lifecycle() -> None:
 
 
 @lifecycle.command()
-@click.argument("file", type=click.Path(path_type=Path, dir_okay=False, exists=True))
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
 @click.option("--once", is_flag=True, help="Do what is due, one step after the other, and stop where it must wait.")
 def run(file: Path, once: bool) -> None:
     """Lead the model of FILE through its life, until stopped."""

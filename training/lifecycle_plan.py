@@ -32,7 +32,7 @@ class Training(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     holdout: Annotated[float, Meta(ge=0.05, le=0.9)] = 0.25
     weights: bool = False
     seconds: Annotated[float, Meta(ge=1)] = 1800
-    memory_mb: Annotated[int, Meta(ge=256)] = 4096
+    memory_mb: Annotated[int, Meta(ge=512)] = 4096
     seed: Annotated[int, Meta(ge=0, le=2**31 - 1)] = 0
     bounds: Bounds = DEFAULT_BOUNDS
 

@@ -28,7 +28,7 @@ _MODEL = re.compile(r"(?:models:/)?(?P<name>[^/@]{1,250})@(?P<alias>[A-Za-z0-9_.
 @click.option("--since", help="Only what was shown from then on: event time, ISO 8601 or milliseconds.")
 @click.option(
     "--offsets",
-    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE",
     help="Read these offsets: the output of an earlier --json.",
 )
@@ -51,7 +51,7 @@ _MODEL = re.compile(r"(?:models:/)?(?P<name>[^/@]{1,250})@(?P<alias>[A-Za-z0-9_.
 @click.option("--seconds", type=click.FloatRange(1), default=1800, show_default=True, help="Longest time it may take.")
 @click.option(
     "--memory",
-    type=click.IntRange(256),
+    type=click.IntRange(512),
     default=4096,
     show_default=True,
     metavar="MIB",

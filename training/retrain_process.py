@@ -1,16 +1,12 @@
-"""A retraining in a process of its own, with limits on time and memory: `python -m training.retrain_process`.
+"""A retraining in a process of its own (`training.retrain_child`), with limits on time and memory. Library: msgspec.
 
-The job goes in as JSON on stdin, steps and the result come out as lines of JSON. Memory is limited by RLIMIT_DATA: what
-is really written to counts, not the address space that threads and libraries reserve. Library: msgspec.
+The job goes in as JSON on stdin, steps and the result come out as lines of JSON.
 """
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
-import resource
-import signal
 import subprocess
 import sys
 import tempfile
@@ -26,10 +22,8 @@ from sluice.settings import Settings
 from training.options import Steps
 from training.retrain import Job, Result, retrain
 
-__all__ = ["retrain_apart"]
+__all__ = ["retrain_apart", "work"]
 
-MIB = 2**20
-_PR_SET_PDEATHSIG = 1
 # More threads would change the order of sums, and so the last bits of a model.
 _ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
@@ -54,7 +48,7 @@ def retrain_apart(
     """
     with tempfile.TemporaryFile() as said:
         child = subprocess.Popen(
-            [sys.executable, "-m", "training.retrain_process", str(memory_mb)],
+            [sys.executable, "-m", "training.retrain_child", str(memory_mb), str(os.getpid())],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said, env={**os.environ, **_ENVIRONMENT},
         )  # fmt: skip
         late = threading.Event()
@@ -83,6 +77,8 @@ def retrain_apart(
             raise SluiceError(f"the training took longer than {seconds:g} s and was ended")
         if last is not None and last.error:
             raise _error(last, memory_mb)
+        if code < 0:
+            raise SluiceError(f"the training was ended by signal {-code}: it may need more than {memory_mb} MiB")
         said.seek(0)
         lines = said.read().decode(errors="replace").strip().splitlines() or [""]
         raise SluiceError(f"the training ended with exit code {code}: {lines[-1][:300]}")
@@ -109,11 +105,8 @@ def _error(line: _Line, memory_mb: int) -> SluiceError:
     return SluiceError(f"the training failed: {line.error}: {line.text}")
 
 
-def _child(memory_mb: int) -> None:
-    # Whoever asked is gone: nobody would take the answer, and another one may train already.
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    resource.setrlimit(resource.RLIMIT_DATA, (memory_mb * MIB, memory_mb * MIB))
+def work() -> None:
+    """What the child does, once it is bound: a job from stdin, lines to what was stdout."""
     # Libraries print: stdout is only for lines of ours.
     out = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)
@@ -127,7 +120,3 @@ def _child(memory_mb: int) -> None:
         tell(_Line(result=result))
     except BaseException as error:  # noqa: BLE001 - it is told to the parent, in one line
         tell(_Line(error=type(error).__name__, text=" ".join(str(error).split())))
-
-
-if __name__ == "__main__":
-    _child(int(sys.argv[1]))
