@@ -6,12 +6,14 @@
 | `stack` | `Settings`, topics empty, Redis empty; the test runs once for each broker | nothing is left of other tests |
 | `make_stack(mode, …)` | `Settings` of servers of your own, as many as you call for | servers end with the test |
 | `service_env(settings)` | environment for a child process that shall use these servers | |
+| `mlflow_store(folder)` | address of an empty database of MLflow in `folder` | a file of its own |
 | `wait_until(condition, deadline_s, what)` | returns what the condition returned, once that is true | |
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -31,6 +33,9 @@ from sluice.names import TOPICS
 from sluice.settings import Settings
 
 KEPT = "SLUICE_DATA"
+PATIENT = stacks.Options(deadline_s=120)
+PATIENCE_S = 60.0
+"""No test fails sooner for having waited: a machine may be busy, and a deadline that is kept costs nothing."""
 
 # Tests assert what is right, not how long it takes on whatever machine they run on. Hypothesis' own profile for CI also
 # takes the same examples every time.
@@ -49,6 +54,7 @@ def _no_outer_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Non
 
 
 def pytest_configure() -> None:
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # nobody is told that tests run
     # In the background a shell starts programs with Ctrl-C ignored, and their children inherit it; tests send it.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -62,14 +68,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def embedded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
-    with stacks.start("embedded", Settings(state=tmp_path_factory.mktemp("embedded"))) as running:
+    with stacks.start("embedded", Settings(state=tmp_path_factory.mktemp("embedded")), PATIENT) as running:
         yield running.settings
 
 
 @pytest.fixture(scope="session")
 def local(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
     _need_kafka()
-    with stacks.start("local", Settings(state=tmp_path_factory.mktemp("local"))) as running:
+    with stacks.start("local", Settings(state=tmp_path_factory.mktemp("local")), PATIENT) as running:
         yield running.settings
 
 
@@ -82,7 +88,7 @@ def make_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..
         if mode == "local":
             _need_kafka()
         settings = Settings(**{"state": tmp_path_factory.mktemp(mode), **given})
-        running.append(stacks.start(mode, settings))
+        running.append(stacks.start(mode, settings, PATIENT))
         return running[-1].settings
 
     yield make
@@ -128,6 +134,7 @@ def wait_until() -> Callable[..., Any]:
     """Instead of sleeping: return the first true result of `condition`, or fail saying `what` did not happen."""
 
     def wait(condition: Callable[[], Any], deadline_s: float, what: str) -> Any:
+        deadline_s = max(deadline_s, PATIENCE_S)
         deadline = time.monotonic() + deadline_s
         while True:
             found = condition()
@@ -138,6 +145,23 @@ def wait_until() -> Callable[..., Any]:
             time.sleep(0.01)
 
     return wait
+
+
+@pytest.fixture(scope="session")
+def mlflow_store(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], str]:
+    """Copies of one: making its forty tables takes MLflow seconds."""
+    empty = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+
+    def make(folder: Path) -> str:
+        if not empty.exists():
+            from mlflow import MlflowClient
+
+            uri = f"sqlite:///{empty}"
+            MlflowClient(uri, uri).search_registered_models(max_results=1)
+        folder.mkdir(parents=True, exist_ok=True)
+        return f"sqlite:///{shutil.copy(empty, folder / empty.name)}"
+
+    return make
 
 
 @pytest.fixture

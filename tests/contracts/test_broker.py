@@ -52,12 +52,12 @@ def read_all(settings: Settings, topic: str) -> list[Message]:
 
 def test_topics_have_their_partitions_and_settings(stack: Settings) -> None:
     admin = AdminClient({"bootstrap.servers": stack.kafka})
-    found = admin.list_topics(timeout=10).topics
+    found = admin.list_topics(timeout=60).topics
     resources = {topic.name: ConfigResource(ResourceType.TOPIC, topic.name) for topic in TOPICS}
     answers = admin.describe_configs(list(resources.values()))
     for topic in TOPICS:
         assert len(found[topic.name].partitions) == (stack.partitions if topic.keyed_by_user else 1), topic.name
-        config = {entry.name: entry.value for entry in answers[resources[topic.name]].result(10).values()}
+        config = {entry.name: entry.value for entry in answers[resources[topic.name]].result(60).values()}
         assert config.items() >= topic.config.items(), topic.name
 
 
@@ -152,7 +152,7 @@ def test_apache_kafka_makes_no_topic_by_accident(local: Settings) -> None:
     client.produce("not-ours", b"{}", on_delivery=lambda error, _: failed.append(error))
     client.flush(10)
     assert failed and failed[0] is not None
-    assert "not-ours" not in AdminClient({"bootstrap.servers": local.kafka}).list_topics(timeout=10).topics
+    assert "not-ours" not in AdminClient({"bootstrap.servers": local.kafka}).list_topics(timeout=60).topics
 
 
 @pytest.mark.slow
@@ -189,4 +189,4 @@ def test_a_group_hands_partitions_over(stack: Settings, wait_until: Wait) -> Non
         for name, thread in threads.items():
             stop[name].set()
             if thread.ident is not None:
-                thread.join(20)
+                thread.join(60)

@@ -10,9 +10,10 @@ import msgspec
 import pytest
 import redis
 from memory_store import MemoryStore
+from ports import own_port
 
 from infra import redis_server
-from infra.server import Server, free_port
+from infra.server import Server
 from sluice.adapters.counters import CounterStore, PartitionUpdate
 from sluice.domain.definitions import Definitions
 from sluice.domain.events import MovedUnits
@@ -40,7 +41,7 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str]
         if name not in running:
             folder = tmp_path_factory.mktemp(name)
             running[name] = redis_server.start(
-                executable, folder, folder / "redis.log", free_port(), memory="256mb", persist=False
+                executable, folder, folder / "redis.log", own_port(), memory="256mb", persist=False
             )
         return running[name].address
 
@@ -320,7 +321,7 @@ class TestRedis:
         def work() -> None:
             with redis.Redis(connection_pool=client.connection_pool) as own:
                 store = CounterStore(own, Keys())
-                together.wait(10)
+                together.wait(60)
                 while (at := store.offsets([0])[0][0]) < 200:
                     step = update(f"{at + 1},0", f"{at},0" if at else "", counts={"clicks.late": str(at + 1)})
                     if store.commit([step]) == [None]:
@@ -362,7 +363,7 @@ class TestRedis:
                     assert u == b
         finally:
             stop.set()
-            thread.join(10)
+            thread.join(60)
         assert not thread.is_alive()
 
 

@@ -20,7 +20,7 @@ DATA = "synthetic:slates=4000,users=200"
 def demo(tmp_path: Path, *arguments: str) -> dict[str, Any]:
     command = [sys.executable, "-m", "sluice", "demo", "canary", "--data", DATA, "--speed", "8s", "--json", *arguments]
     environment = {**os.environ, "TMPDIR": str(tmp_path), "SLUICE_STATE": str(tmp_path / "state")}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200, check=False)
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout)
     assert found["verify"] == "exact"
@@ -47,7 +47,7 @@ def test_a_bad_candidate_is_rolled_back_and_gets_no_traffic(tmp_path: Path) -> N
 
 def test_options_before_the_name_are_not_lost_in_silence() -> None:
     command = [sys.executable, "-m", "sluice", "demo", "--seed", "1", "canary"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.strip() == "sluice: options of `demo canary` stand after its name"
 

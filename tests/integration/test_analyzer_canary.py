@@ -53,11 +53,11 @@ def running(analyzer: Analyzer) -> Iterator[None]:
     thread = threading.Thread(target=analyzer.run)
     thread.start()
     try:
-        assert analyzer.ready.wait(30)
+        assert analyzer.ready.wait(60)
         yield
     finally:
         analyzer.stop()
-        thread.join(30)
+        thread.join(60)
         assert not thread.is_alive()
 
 
@@ -141,7 +141,7 @@ def test_sluice_experiment_says_where_it_stands(
     def sluice(*arguments: str) -> str:
         command = [sys.executable, "-m", "sluice", "experiment", *arguments]
         return subprocess.run(
-            command, env=service_env(stack), capture_output=True, text=True, timeout=60, check=True
+            command, env=service_env(stack), capture_output=True, text=True, timeout=120, check=True
         ).stdout
 
     (undecided,) = json.loads(sluice("list", "--json"))

@@ -15,11 +15,11 @@ from typing import Any
 
 import msgspec
 import pytest
+from ports import own_port
 
 from analyzer import service
 from analyzer.service import Analyzer, build
 from infra import redis_server
-from infra.server import free_port
 from sluice.adapters import catalogue
 from sluice.adapters.allocations import AllocationStore
 from sluice.adapters.kafka import Message, producer
@@ -117,7 +117,7 @@ def running(analyzer: Analyzer) -> Iterator[Analyzer]:
         yield analyzer
     finally:
         analyzer.stop()
-        thread.join(30)
+        thread.join(60)
         assert not thread.is_alive()
     assert not failures
 
@@ -201,7 +201,7 @@ def test_a_restart_goes_on_where_the_last_version_was_and_repeats_nothing(settin
         first = latest(settings, wait_until, 580)
     again = build(settings, every_ms=20)
     with running(again):
-        assert again.ready.wait(20)
+        assert again.ready.wait(60)
         send(settings, (b"0", stats(0, 20, cell("a", 301, 60), cell("b", 280, 90))))
         second = latest(settings, wait_until, 581)
     assert second.version == first.version + 1
@@ -212,7 +212,7 @@ def test_a_restart_goes_on_where_the_last_version_was_and_repeats_nothing(settin
 
 def test_an_experiment_applied_while_running_is_decided_on(settings: Settings, wait_until: Wait) -> None:
     with running(build(settings, every_ms=20)) as analyzer:
-        assert analyzer.ready.wait(20)
+        assert analyzer.ready.wait(60)
         send(settings, (b"0", stats(0, 10, cell("a", 300, 60, "later"), cell("b", 280, 90, "later"))))
         catalogue.apply(settings, [experiment(YAML.replace("films", "later"))])
         assert latest(settings, wait_until, 580, "later").verdict == "ship"
@@ -242,7 +242,7 @@ def test_nothing_is_decided_on_what_does_not_run(settings: Settings, wait_until:
         wait_until(lambda: decisions(settings, "other")[-1].offsets["0"] == (20, 20), 20, "a decision on the other")
     assert decisions(settings)[-1] == before
     with running(build(settings, every_ms=20)) as restarted:
-        assert restarted.ready.wait(20)
+        assert restarted.ready.wait(60)
         count(30, 80)
         wait_until(lambda: decisions(settings, "other")[-1].offsets["0"] == (30, 30), 20, "a decision on the other")
         assert decisions(settings)[-1] == before
@@ -296,8 +296,8 @@ def test_of_two_analyzers_one_stands_by_until_the_other_is_gone(
     monkeypatch.setattr(service, "STANDBY_S", 0.5)
     caplog.set_level(logging.WARNING)
     with running(build(settings, every_ms=10)) as one, running(build(settings, every_ms=10)) as two:
-        assert one.ready.wait(20)
-        assert two.ready.wait(20)
+        assert one.ready.wait(60)
+        assert two.ready.wait(60)
         for offset in range(1, 6):
             send(settings, (b"0", stats(0, offset, cell("a", offset, 0))))
             latest(settings, wait_until, offset)
@@ -316,7 +316,7 @@ def test_of_two_analyzers_one_stands_by_until_the_other_is_gone(
 def test_decisions_go_on_without_redis_and_allocations_follow(
     settings: Settings, wait_until: Wait, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    port = free_port()
+    port = own_port()
     away = Settings(kafka=settings.kafka, redis=f"redis://127.0.0.1:{port}/0", state=tmp_path)
     store = AllocationStore(connect(away), Keys(away.prefix))
     with running(Analyzer(away, store, every_ms=20, timeout_s=15)):
@@ -349,7 +349,7 @@ def test_a_version_that_redis_outlived_is_not_reused(settings: Settings, wait_un
 
 def sluice(settings: Settings, env: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "sluice", *arguments]
-    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=120, check=False)
 
 
 def test_explain_computes_the_same_bytes_or_exits_1(
@@ -396,16 +396,16 @@ def test_the_command_survives_kill_and_ends_cleanly(
         send(settings, (b"0", stats(0, 10, cell("a", 300, 60), cell("b", 280, 90))))
         first = latest(settings, wait_until, 580)
         os.kill(process.pid, signal.SIGKILL)
-        process.wait(10)
+        process.wait(60)
         process = start()
         send(settings, (b"0", stats(0, 11, cell("a", 300, 60), cell("b", 281, 90))))
         second = latest(settings, wait_until, 581)
         assert second.version > first.version
         process.terminate()
-        assert process.wait(15) == 0
+        assert process.wait(60) == 0
     finally:
         process.kill()
-        process.wait(10)
+        process.wait(60)
     versions = [decision.version for decision in decisions(settings)]
     assert versions == sorted(set(versions))
     assert "Traceback" not in (tmp_path / "log").read_text()
@@ -414,7 +414,7 @@ def test_the_command_survives_kill_and_ends_cleanly(
 def test_a_broker_that_is_away_at_the_start_is_one_clear_line(
     service_env: Callable[[Settings], dict[str, str]], tmp_path: Path
 ) -> None:
-    kafka = f"127.0.0.1:{free_port()}"
+    kafka = f"127.0.0.1:{own_port()}"
     away = Settings(kafka=kafka, redis="redis://127.0.0.1:1/0", state=tmp_path)
     shown = sluice(away, service_env(away), "analyze", "--deadline", "1")
     assert shown.returncode == 1

@@ -30,7 +30,7 @@ def run(service_env: Callable[[Settings], dict[str, str]]) -> Run:
     def run(*arguments: str | Path, settings: Settings | None = None) -> subprocess.CompletedProcess[str]:
         env = None if settings is None else service_env(settings)
         command = [sys.executable, "-m", "sluice", *map(str, arguments)]
-        return subprocess.run(command, capture_output=True, text=True, env=env, timeout=60)
+        return subprocess.run(command, capture_output=True, text=True, env=env, timeout=120)
 
     return run
 

@@ -186,7 +186,7 @@ def test_after_a_restart_the_page_is_told_to_reload(
         write(record(1))
         wait_until(lambda: watcher.versions == [1], 5, "decision 1 is told")
         last = watcher.events[-1][0]
-    assert watcher.ended.wait(5)
+    assert watcher.ended.wait(60)
     write(record(2))
     with serving(settings, port=port) as client:
         again = Watcher(client, last_id=last)
@@ -289,7 +289,7 @@ def test_explain_gives_the_same_bytes(
                 )
             finally:
                 analyzer.stop()
-                thread.join(20)
+                thread.join(60)
             version = version_of(client)
             found = client.get(f"/api/experiments/demo/decisions/{version}/explain", timeout=60).json()
             assert (found["matches"], found["version"], found["difference"]) == (True, version, None), found
@@ -299,4 +299,4 @@ def test_explain_gives_the_same_bytes(
             assert sum(v["impressions"] for v in detail(client)["counters"]["variants"].values()) == 900
     finally:
         worker.terminate()
-        worker.wait(20)
+        worker.wait(60)

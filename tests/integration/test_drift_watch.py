@@ -44,10 +44,10 @@ HOUR = 3_600_000
 @pytest.fixture
 def log(
     make_stack: Callable[..., Settings], service_env: Callable[[Settings], dict[str, str]], tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, mlflow_store: Callable[[Path], str],
 ) -> Settings:  # fmt: skip
     """Settings of a broker that holds a whole replay with rankings, by a model with a reference."""
-    settings = replace(make_stack("embedded"), mlflow=f"sqlite:///{tmp_path / 'mlflow.db'}")
+    settings = replace(make_stack("embedded"), mlflow=mlflow_store(tmp_path))
     folder = write_movielens(tmp_path / "tiny", users=60, items=150, each=80, seed=4)
     data = make_dataset(read_ratings(str(folder)), read_texts(folder), PrepareOptions())
     examples = Examples.of(data)

@@ -28,7 +28,7 @@ def run(service_env: Callable[[Settings], dict[str, str]], make_stack: Callable[
 
     def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "sluice", "experiment", *map(str, arguments)]
-        return subprocess.run(command, capture_output=True, text=True, env=env, timeout=60)
+        return subprocess.run(command, capture_output=True, text=True, env=env, timeout=120)
 
     return run
 

@@ -79,7 +79,7 @@ def keeping(settings: Settings) -> Iterator[FeatureWorker]:
             yield worker
         finally:
             stop.set()
-            running.result(30)
+            running.result(60)
             worker.close()
 
 
@@ -132,7 +132,7 @@ def test_a_second_keeper_takes_over(make_stack: Callable[..., Settings], wait_un
         running = pool.submit(first.run, stop)
         wait_until(lambda: store_of(settings).progress(), 30, "the first commit")
         with keeping(settings), pytest.raises(Fenced):
-            running.result(30)
+            running.result(60)
     first.close()
 
 
@@ -186,12 +186,12 @@ def test_kill_9_at_any_moment_changes_nothing(
             written(settings, logs, begin)
             wait_until(learned(settings, rng.randrange(wanted * part // 7, wanted * (part + 1) // 7)), 30, "slates")
             child.kill()
-            assert child.wait(10) == -signal.SIGKILL
+            assert child.wait(60) == -signal.SIGKILL
             child = start()
         wait_until(learned(settings, wanted), 30, "all slates")
         assert_states(settings, logs)
         child.send_signal(signal.SIGTERM)
-        assert child.wait(20) == 0
+        assert child.wait(60) == 0
     finally:
         if child.poll() is None:
             child.kill()

@@ -140,4 +140,4 @@ def test_what_no_router_answers_is_a_failure(body: bytes) -> None:
             pytest.raises(sluice.TransportError, match="no answer of a router"),
         ):
             client.ready()
-        thread.join(10)
+        thread.join(60)

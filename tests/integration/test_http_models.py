@@ -26,8 +26,9 @@ VARIANTS = tuple(Variant(name=name, ranker=f"models:/{NAME}@PolicyA") for name i
 
 
 @pytest.fixture(scope="module")
-def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
+def servers(tmp_path_factory: pytest.TempPathFactory, mlflow_store: Callable[[Path], str]) -> Iterator[Servers]:
     made = Servers(Settings(state=tmp_path_factory.mktemp("models")))
+    mlflow_store(made.settings.state)
     yield made
     made.stop()
 

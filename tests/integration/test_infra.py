@@ -137,7 +137,7 @@ def test_two_that_start_at_once_share_the_servers(infra: Run, env: dict[str, str
         subprocess.Popen([*SLUICE, "up", "--json"], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         for _ in range(2)
     ]
-    said = [start.communicate(timeout=60) for start in starts]
+    said = [start.communicate(timeout=120) for start in starts]
     assert [start.returncode for start in starts] == [0, 0], said
     assert said[0][0] == said[1][0]
     if sys.platform == "linux":
@@ -182,7 +182,7 @@ def test_nothing_outlives_a_killed_parent(env: dict[str, str], state: Path, wait
 def test_a_signal_ends_everything_in_order(foreground: Callable[..., Any], state: Path, number: int) -> None:
     process, ready = foreground()
     process.send_signal(number)
-    _, errors = process.communicate(timeout=20)
+    _, errors = process.communicate(timeout=60)
     assert (process.returncode, errors) == (0, "")
     assert not any(lives(pid) for pid in ready["pids"].values())
     assert not (state / "infra.json").exists()
@@ -192,7 +192,7 @@ def test_a_signal_ends_everything_in_order(foreground: Callable[..., Any], state
 def test_a_server_that_dies_ends_the_run_with_a_reason(foreground: Callable[..., Any]) -> None:
     process, ready = foreground()
     os.kill(ready["pids"]["redis-server"], signal.SIGKILL)
-    _, errors = process.communicate(timeout=20)
+    _, errors = process.communicate(timeout=60)
     assert process.returncode == 1
     assert errors.startswith("sluice: redis-server ended by itself") and len(errors.splitlines()) == 1
 

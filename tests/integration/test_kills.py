@@ -68,7 +68,7 @@ class Services:
     def kill(self, name: str) -> None:
         assert self.running[name].poll() is None, f"{name} ended before it was killed: {self.log(name).read_text()}"
         self.running[name].kill()
-        assert self.running[name].wait(10) == -signal.SIGKILL
+        assert self.running[name].wait(60) == -signal.SIGKILL
 
     def log(self, name: str) -> Path:
         return self._folder / f"{name}.log"
@@ -186,7 +186,7 @@ def run(settings: Settings, services: Services, rng: random.Random, victims: lis
             services.check()
             return sum(map(sum, counted(settings).values())) >= moment
 
-        wait_until(reached, 60, f"{moment} records counted")
+        wait_until(reached, 120, f"{moment} records counted")
         if services.running[victim].poll() is None:
             services.kill(victim)
         services.start(victim)
@@ -195,7 +195,7 @@ def run(settings: Settings, services: Services, rng: random.Random, victims: lis
         services.check()
         return services.running["replay"].poll() == 0
 
-    wait_until(sent, 60, "the replay to end")
+    wait_until(sent, 120, "the replay to end")
     wanted = ends(both_logs(settings))
     wait_until(lambda: services.check() or counted(settings) == wanted, 60, "everything counted")
     cells = evidence_of([cell for partition in wanted for cell in stored_cells(settings, partition)])

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import traceback
+from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
 
@@ -26,8 +27,8 @@ CATALOGUE = make_catalogue(["1"], {"1": ("Drama",)}, {"1": "Glory (1989)"})
 
 
 @pytest.fixture(scope="module")
-def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return f"sqlite:///{tmp_path_factory.mktemp('store') / 'mlflow.db'}"
+def uri(tmp_path_factory: pytest.TempPathFactory, mlflow_store: Callable[[Path], str]) -> str:
+    return mlflow_store(tmp_path_factory.mktemp("store"))
 
 
 @pytest.fixture

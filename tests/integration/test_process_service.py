@@ -17,9 +17,10 @@ from typing import Any
 
 import pytest
 from event_logs import PARTITIONS, assert_dead_letters, assert_exact, both_logs, ends, heartbeats, random_logs, write
+from ports import own_port
 
 from infra import redis_server
-from infra.server import Server, free_port
+from infra.server import Server
 from sluice.adapters.counters import CounterStore
 from sluice.adapters.redis import RedisError, connect
 from sluice.names import Keys
@@ -75,7 +76,7 @@ def wait_counted(settings: Settings, child: subprocess.Popen[bytes], wait_until:
 
 def page(port: int) -> Any:
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/state/", timeout=5) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/state/", timeout=30) as answer:
             return json.load(answer)
     except OSError:
         return None
@@ -83,7 +84,7 @@ def page(port: int) -> Any:
 
 def stop(child: subprocess.Popen[bytes]) -> int:
     child.send_signal(signal.SIGTERM)
-    return child.wait(20)
+    return child.wait(60)
 
 
 @pytest.mark.slow
@@ -91,7 +92,7 @@ def stop(child: subprocess.Popen[bytes]) -> int:
 def test_each_way_to_start_it_counts_and_shows_its_state(
     make_stack: Callable[..., Settings], spawn: Callable[..., Any], wait_until: Wait, tmp_path: Path, which: str
 ) -> None:
-    settings, port = short(make_stack("embedded")), free_port()
+    settings, port = short(make_stack("embedded")), own_port()
     command = {
         "sluice process": [*SLUICE, "process", "--web-port", str(port), "--batch", "100"],
         "python -m stream_processors": [sys.executable, "-m", "stream_processors", "--web-port", str(port)],
@@ -127,7 +128,7 @@ def test_a_rebalance_inside_faust_loses_no_batch(make_stack: Callable[..., Setti
 
     async def count() -> int:
         application, rounds = build(settings, batch_size=25), 0
-        async with asyncio.timeout(90), application:
+        async with asyncio.timeout(200), application:
             while await asyncio.to_thread(offsets, settings) != wanted:
                 application.flow_control.suspend()
                 application.flow_control.clear()
@@ -144,7 +145,7 @@ def test_a_rebalance_inside_faust_loses_no_batch(make_stack: Callable[..., Setti
 def test_the_page_is_served_on_this_machine_only(
     make_stack: Callable[..., Settings], spawn: Callable[..., Any], wait_until: Wait
 ) -> None:
-    settings, port = make_stack("embedded"), free_port()
+    settings, port = make_stack("embedded"), own_port()
     spawn(settings, [*SLUICE, "process", "--web-port", str(port)])
     wait_until(lambda: page(port), 30, "the page")
     listening = [
@@ -161,14 +162,14 @@ def test_the_page_is_served_on_this_machine_only(
 
 @pytest.mark.slow
 def test_without_servers_it_says_so_and_ends(embedded: Settings, spawn: Callable[..., Any], tmp_path: Path) -> None:
-    nobody = free_port()
+    nobody = own_port()
     away = {
         "no-broker": (replace(embedded, kafka=f"127.0.0.1:{nobody}"), "sluice: no Kafka broker answers at"),
         "no-redis": (replace(embedded, redis=f"redis://:secret@127.0.0.1:{nobody}/0"), "sluice: no Redis answers at"),
     }
     children = {name: spawn(settings, [*SLUICE, "process"], name) for name, (settings, _) in away.items()}
     for name, child in children.items():
-        assert child.wait(40) == 1
+        assert child.wait(120) == 1
         (line,) = (tmp_path / name).read_text().splitlines()
         assert line.startswith(away[name][1])
         assert f"127.0.0.1:{nobody}" in line
@@ -189,7 +190,7 @@ def test_what_stops_the_counting_ends_the_process(
     assert stop(child) == 0
     write(other, impressions[:40], clicks[:40])
     child = spawn(replace(settings, kafka=other.kafka), [*SLUICE, "process"], "lost")
-    assert child.wait(40) == 1
+    assert child.wait(120) == 1
     lines = (tmp_path / "lost").read_text().splitlines()
     errors = [line for line in lines if "are needed, the log holds" in line]
     assert len(errors) == 1, lines
@@ -224,7 +225,7 @@ def cpu_s(pid: int) -> float:
 def test_a_redis_that_is_killed_and_comes_back_loses_nothing(
     make_stack: Callable[..., Settings], spawn: Callable[..., Any], wait_until: Wait, tmp_path: Path
 ) -> None:
-    stack, port, log = make_stack("embedded"), free_port(), tmp_path / "log"
+    stack, port, log = make_stack("embedded"), own_port(), tmp_path / "log"
     folder = stack.state / "own-redis"
     folder.mkdir()
     with own_redis(folder, port) as server:
@@ -274,7 +275,7 @@ def test_a_redis_that_hangs_for_a_while_loses_nothing(
     stack, log = make_stack("embedded"), tmp_path / "log"
     folder = stack.state / "own-redis"
     folder.mkdir()
-    with own_redis(folder, free_port()) as server:
+    with own_redis(folder, own_port()) as server:
         settings = short(stack, redis=server.address)
         impressions, clicks = random_logs(23, 4000, definitions_of(settings))
         write(settings, impressions[:1000], clicks[:800])
@@ -338,12 +339,12 @@ def test_verify_as_a_command(
     wait_counted(settings, child, wait_until)
     assert stop(child) == 0
 
-    assert spawn(settings, [*SLUICE, "verify"], "exact").wait(60) == 0
+    assert spawn(settings, [*SLUICE, "verify"], "exact").wait(120) == 0
     lines = (tmp_path / "exact").read_text().splitlines()
     assert len(lines) == PARTITIONS + 1
     assert lines[-1] == "verify: exact"
     assert all(line.endswith("integers, 0 differ") for line in lines[:-1])
-    assert spawn(settings, [*SLUICE, "verify", "--json"], "json").wait(60) == 0
+    assert spawn(settings, [*SLUICE, "verify", "--json"], "json").wait(120) == 0
     told = json.loads((tmp_path / "json").read_text())
     assert told["verify"] == "exact"
     assert [tuple(p[name] for name in ("impressions_offset", "clicks_offset")) for p in told["partitions"]] == list(
@@ -352,13 +353,13 @@ def test_verify_as_a_command(
 
     with connect(settings) as client:
         client.hincrby(Keys(settings.prefix).counts(3), "impressions.counted", 1)
-    assert spawn(settings, [*SLUICE, "verify"], "differs").wait(60) == 1
+    assert spawn(settings, [*SLUICE, "verify"], "differs").wait(120) == 1
     lines = (tmp_path / "differs").read_text().splitlines()
     assert lines[-1] == "verify: differs"
     (line,) = [line for line in lines if "stored" in line]
     assert line.startswith("  partition 3: records impressions.counted: stored ")
-    away = replace(settings, redis=f"redis://127.0.0.1:{free_port()}/0")
-    assert spawn(away, [*SLUICE, "verify"], "away").wait(60) == 1
+    away = replace(settings, redis=f"redis://127.0.0.1:{own_port()}/0")
+    assert spawn(away, [*SLUICE, "verify"], "away").wait(120) == 1
     (line,) = (tmp_path / "away").read_text().splitlines()
     assert line.startswith("sluice: ")
     with pytest.raises(RedisError):

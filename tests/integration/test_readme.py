@@ -67,7 +67,7 @@ def test_its_python_runs(
 ) -> None:
     code = code.replace("http://127.0.0.1:8000", router)
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, env=service_env(decided)
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, env=service_env(decided)
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout

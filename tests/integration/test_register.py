@@ -6,6 +6,7 @@ import json
 import shutil
 import sqlite3
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
@@ -44,9 +45,10 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    """An empty store, which takes seconds to make."""
+def base(tmp_path_factory: pytest.TempPathFactory, mlflow_store: Callable[[Path], str]) -> Settings:
+    """A store with nothing but an empty experiment."""
     settings = Settings(state=tmp_path_factory.mktemp("state"))
+    mlflow_store(settings.state)
     Tracking(settings)
     return settings
 
@@ -240,7 +242,7 @@ def test_two_that_register_at_once_make_each_version_once(
     with ThreadPoolExecutor(2) as pool:
         with alone(settings.state, notices.append):  # both begin while somebody else is at work
             both = [pool.submit(run, settings, prepared, notices=notices) for _ in range(2)]
-            deadline = time.monotonic() + 30
+            deadline = time.monotonic() + 60
             while len(notices) < 2 and time.monotonic() < deadline:
                 time.sleep(0.01)
         found = sorted(states(one.result()) for one in both)

@@ -54,9 +54,9 @@ def catalogue(slates: Slates) -> Catalogue:
 
 
 @pytest.fixture(scope="module")
-def uri(folder: Path, catalogue: Catalogue) -> str:
+def uri(folder: Path, catalogue: Catalogue, mlflow_store: Callable[[Path], str]) -> str:
     """A registry whose versions 1 and 2 rank in opposite orders; PolicyA is the first, Other the second."""
-    uri = f"sqlite:///{folder / 'mlflow.db'}"
+    uri = mlflow_store(folder)
     assert register(uri, folder, "PolicyA", likes("item_history", catalogue)) == "1"
     assert register(uri, folder, "Other", likes("item_history", catalogue, sign=-1.0)) == "2"
     return uri

@@ -40,7 +40,7 @@ def replay(service_env: Callable[[Settings], dict[str, str]]) -> Callable[..., s
 
 
 def finish(process: subprocess.Popen[str], code: int = 0) -> dict[str, Any]:
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=120)
     assert process.returncode == code, err
     return dict(json.loads(out)) if code == 0 else {"error": err}
 
@@ -131,7 +131,7 @@ def test_a_kill_and_a_restart_count_the_same(
         seen: list[Message] = []
         wait_until(lambda: seen.extend(reader.poll(0.02)) or len(seen) >= moment, 30, f"{moment} impressions")
     process.send_signal(signal.SIGKILL)
-    process.communicate(timeout=10)
+    process.communicate(timeout=60)
     summary = finish(replay(settings, *SMALL, *faults))
     assert {**summary, **dict.fromkeys(UNEQUAL)} == {**expected, **dict.fromkeys(UNEQUAL)}
     if moment == 700:
@@ -178,7 +178,7 @@ def test_a_checkpoint_of_a_lost_log_is_not_believed(
         for key in source.keys(pattern):  # type: ignore[union-attr]
             target.set(key, source.get(key))  # type: ignore[arg-type]
     process = replay(second, *SMALL, "--limit", "50")
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=120)
     assert "gone: starting again" in err
     assert json.loads(out)["records"][IMPRESSIONS] == 150
 

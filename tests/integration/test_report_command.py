@@ -14,9 +14,9 @@ from typing import Any
 import msgspec
 import pytest
 from online_evidence import decisions, experiment
+from ports import own_port
 
 from dashboard.report_reading import read_evidence
-from infra.server import free_port
 from sluice.adapters import catalogue
 from sluice.adapters.kafka import producer
 from sluice.domain.events import DecisionMade, encode
@@ -58,7 +58,7 @@ def running(env: dict[str, str], *arguments: str) -> Iterator[subprocess.Popen[b
         yield process
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(60)
 
 
 def publish(settings: Settings, it: Experiment, *records: bytes) -> None:
@@ -167,7 +167,7 @@ def test_without_redis_the_page_says_what_it_does_not_know(
 ) -> None:
     it = named("alone")
     publish(settings, it, *(encode(one) for one in decisions(it)))
-    env = {**service_env(settings), "SLUICE_REDIS": f"redis://127.0.0.1:{free_port()}/0"}
+    env = {**service_env(settings), "SLUICE_REDIS": f"redis://127.0.0.1:{own_port()}/0"}
     made = sluice(env, "report", "alone", "--out", str(tmp_path / "alone.html"), "--no-mlflow")
     assert made.returncode == 0, made.stderr
     assert "Ship PolicyA (alone, decision 5)" in made.stdout
@@ -175,7 +175,7 @@ def test_without_redis_the_page_says_what_it_does_not_know(
 
 
 def test_a_broker_that_is_away_is_one_line(tmp_path: Path) -> None:
-    env = {**os.environ, "SLUICE_KAFKA": f"127.0.0.1:{free_port()}", "SLUICE_REDIS": "redis://127.0.0.1:1/0"}
+    env = {**os.environ, "SLUICE_KAFKA": f"127.0.0.1:{own_port()}", "SLUICE_REDIS": "redis://127.0.0.1:1/0"}
     failed = sluice(env, "report", "films", "--out", str(tmp_path / "x.html"))
     assert failed.returncode == 1
     assert failed.stderr.strip().splitlines()[-1].startswith("sluice: no Kafka broker answers")
@@ -185,7 +185,7 @@ def test_a_broker_that_is_away_is_one_line(tmp_path: Path) -> None:
 def test_mlflow_that_is_away_takes_no_page_away(settings: Settings, service_env: Env, tmp_path: Path) -> None:
     it = named("unlogged")
     publish(settings, it, *(encode(one) for one in decisions(it)))
-    env = {**service_env(settings), "SLUICE_MLFLOW": f"http://127.0.0.1:{free_port()}"}
+    env = {**service_env(settings), "SLUICE_MLFLOW": f"http://127.0.0.1:{own_port()}"}
     out = tmp_path / "page.html"
     made = sluice(env, "report", "unlogged", "--out", str(out))
     assert made.returncode == 0 and out.exists()

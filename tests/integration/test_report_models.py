@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
-import pytest
 from online_evidence import decisions, evidence, experiment
 
 from dashboard.report import make_report
@@ -12,12 +12,15 @@ from dashboard.report_models import log_report, served_models
 from sluice.settings import Settings
 
 
-def test_figures_are_logged_against_the_model_that_was_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_figures_are_logged_against_the_model_that_was_served(
+    tmp_path: Path, mlflow_store: Callable[[Path], str]
+) -> None:
+    import mlflow
     from mlflow import MlflowClient
 
-    settings = Settings(state=tmp_path / "state", mlflow=f"sqlite:///{tmp_path / 'runs.db'}")
+    settings = Settings(state=tmp_path / "state", mlflow=mlflow_store(tmp_path))
     # A version is made from a logged model of the tracking server that the process has set, whatever the client's.
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", settings.mlflow_uri)
+    mlflow.set_tracking_uri(settings.mlflow_uri)
     client = MlflowClient(settings.mlflow_uri, settings.mlflow_uri)
     trained_in = client.create_experiment("training", artifact_location=(tmp_path / "files").as_uri())
     run = client.create_run(trained_in).info.run_id

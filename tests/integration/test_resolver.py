@@ -34,7 +34,7 @@ def resolving(settings: Settings) -> Iterator[Future[dict[str, int]]]:
             yield running
         finally:
             stop.set()
-            running.result(30)
+            running.result(60)
 
 
 def raw(number: int, user: str, slate: str = "") -> RawImpressionShown:

@@ -33,10 +33,10 @@ EXPERIMENT = Experiment(
 @pytest.fixture
 def log(
     make_stack: Callable[..., Settings], service_env: Callable[[Settings], dict[str, str]], tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, mlflow_store: Callable[[Path], str],
 ) -> Settings:  # fmt: skip
     """Settings of a broker that holds a whole replay with rankings, by a model that is in force."""
-    settings = replace(make_stack("embedded"), mlflow=f"sqlite:///{tmp_path / 'mlflow.db'}")
+    settings = replace(make_stack("embedded"), mlflow=mlflow_store(tmp_path))
     folder = write_movielens(tmp_path / "tiny", users=60, items=150, each=80, seed=4)
     ratings = cut_slates(read_ratings(str(folder))).log
     model = replace(likes("item_like_rate", make_catalogue(ratings.items, ratings.genres)), name="PolicyA")

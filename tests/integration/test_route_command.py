@@ -31,7 +31,7 @@ def test_it_says_where_it_is_and_ends_when_asked(
         with httpx.stream("GET", f"{told['url']}/decisions/stream") as stream:
             next(stream.iter_lines())
             child.send_signal(signal.SIGTERM)
-            _, errors = child.communicate(timeout=30)
+            _, errors = child.communicate(timeout=60)
         assert child.returncode == 0, errors
         assert "Traceback" not in errors
 
@@ -53,7 +53,7 @@ def test_wrong_use_is_one_line(
         given = [argument.replace("PORT", str(taken.getsockname()[1])) for argument in arguments]
         environment = service_env(Settings(kafka="127.0.0.1:1", redis="redis://127.0.0.1:1/0", state=tmp_path))
         command = [sys.executable, "-m", "sluice", "route", *given]
-        done: Any = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+        done: Any = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
     assert (done.returncode, done.stdout) == (code, "")
     assert done.stderr.startswith("sluice: ")
     assert said in done.stderr

@@ -35,8 +35,10 @@ URI = "models:/movielens_ctr_router@router"
 
 
 @pytest.fixture(scope="module")
-def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    return Settings(state=tmp_path_factory.mktemp("state"))
+def settings(tmp_path_factory: pytest.TempPathFactory, mlflow_store: Callable[[Path], str]) -> Settings:
+    made = Settings(state=tmp_path_factory.mktemp("state"))
+    mlflow_store(made.state)
+    return made
 
 
 @pytest.fixture(scope="module")
@@ -150,7 +152,7 @@ def served(settings: Settings, router: Any, wait_until: Callable[..., Any], tmp_
     def up() -> bool:
         assert process.poll() is None, (tmp_path / "log").read_text()
         try:
-            with urllib.request.urlopen(f"{address}/ping", timeout=5) as answer:
+            with urllib.request.urlopen(f"{address}/ping", timeout=60) as answer:
                 return bool(answer.status == 200)
         except OSError:
             return False
@@ -170,7 +172,7 @@ def test_it_is_served_by_mlflow(served: str, router: Any, data: Dataset) -> None
             f"{served}/invocations", json.dumps(body).encode(), {"Content-Type": "application/json"}
         )
         try:
-            with urllib.request.urlopen(request, timeout=30) as answer:
+            with urllib.request.urlopen(request, timeout=60) as answer:
                 return answer.status, json.loads(answer.read())
         except urllib.error.HTTPError as error:
             return error.code, json.loads(error.read())

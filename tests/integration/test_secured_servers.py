@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ports import own_port
 
 from infra import server
 from infra.kafka import broker, jars
@@ -47,7 +48,7 @@ ssl.truststore.type=PKCS12
 def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
     if reason := jars.missing():
         pytest.fail(f"CI skips nothing: {reason}") if os.environ.get("CI") else pytest.skip(reason)
-    folder, port = tmp_path_factory.mktemp("kafka"), server.free_port()
+    folder, port = tmp_path_factory.mktemp("kafka"), own_port()
     keys, authority = folder / "keys.p12", folder / "ca.crt"
     keytool = shutil.which("keytool") or str(Path(jars.java()).resolve().with_name("keytool"))
     store = ["-keystore", str(keys), "-storepass", PASSWORD, "-storetype", "PKCS12", "-alias", "broker"]
@@ -55,7 +56,7 @@ def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
     subprocess.run([keytool, "-genkeypair", *store, *subject], check=True, capture_output=True, timeout=60)
     export = [keytool, "-exportcert", "-rfc", *store, "-file", str(authority)]
     subprocess.run(export, check=True, capture_output=True, timeout=60)
-    controller = server.free_port()
+    controller = own_port()
     plain = broker.PROPERTIES.format(host=server.HOST, port=port, controller=controller, data=folder / "log")
     secured = LISTENER.format(port=port, controller=controller, keys=keys, password=PASSWORD)
     kept = [line for line in plain.splitlines() if not re.match(r"(advertised\.)?listener(s|\.security)", line)]
@@ -74,7 +75,7 @@ def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
     )
     command = [jars.java(), "-Xmx512m", *broker.JVM, *broker.LOGGING, "-cp", f"{jars.find()}/*", "kafka.Kafka"]
     started = server.start("Apache Kafka", settings.kafka, [*command, str(config)], folder / "log.txt", cwd=folder)
-    server.wait_for(started, lambda: _answers(lambda: cluster_id(settings, 1.0)), 60)
+    server.wait_for(started, lambda: _answers(lambda: cluster_id(settings, 1.0)), 120)
     yield settings
     started.stop()
 
@@ -85,7 +86,7 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
     executable = redis_server.installed() or redis_server.bundled()
     assert executable
-    folder, port = tmp_path_factory.mktemp("redis"), server.free_port()
+    folder, port = tmp_path_factory.mktemp("redis"), own_port()
     page = (Path(__file__).parents[2] / "docs/operations.md").read_text()
     granted = re.search(r"\(`(~sluice:\*)`\) with `([^`]*)`", re.sub(r"\s+", " ", page))
     assert granted, "the manual says which rights a user of Redis needs"
@@ -94,7 +95,7 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     url = f"redis://sluice:{PASSWORD}@127.0.0.1:{port}/0"
     command = [executable, str(folder / "redis.conf")]
     started = server.start("Redis", f"127.0.0.1:{port}", command, folder / "log.txt", cwd=folder)
-    server.wait_for(started, lambda: _answers(lambda: server_info(Settings(redis=url))), 15)
+    server.wait_for(started, lambda: _answers(lambda: server_info(Settings(redis=url))), 60)
     yield url
     started.stop()
 
@@ -142,6 +143,6 @@ def test_everything_runs_with_passwords_and_tls(
         for child in children:
             child.terminate()
         for child in children:
-            child.wait(30)
+            child.wait(60)
     assert "verify: exact" in said
     assert PASSWORD not in said + "".join(path.read_text() for path in logs.values())

@@ -109,7 +109,7 @@ def test_segments_partition_their_experiment_exactly(
         assert run(settings, "verify")["verify"] == "exact"
     finally:
         worker.terminate()
-        worker.wait(30)
+        worker.wait(60)
     assert set(found) == {"slates", "users"}
     sent = written(settings)
     for counts in found.values():

@@ -86,7 +86,7 @@ class Services:
 
     def get(self, service: Service, path: str) -> tuple[int, str]:
         try:
-            with urllib.request.urlopen(self._urls[service] + path, timeout=10) as answer:
+            with urllib.request.urlopen(self._urls[service] + path, timeout=60) as answer:
                 return answer.status, answer.read().decode()
         except urllib.error.HTTPError as error:
             return error.code, error.read().decode()
@@ -132,7 +132,7 @@ def send(settings: Settings, **records: bytes) -> None:
 
 def ask(url: str, path: str, body: dict[str, Any]) -> None:
     headers = {"Content-Type": "application/json", "Authorization": f"Bearer {TOKEN}"}
-    with urllib.request.urlopen(urllib.request.Request(url + path, json.dumps(body).encode(), headers), timeout=10):
+    with urllib.request.urlopen(urllib.request.Request(url + path, json.dumps(body).encode(), headers), timeout=60):
         pass
 
 
@@ -181,7 +181,7 @@ def test_each_service_tells_what_the_table_says(
 
     for service, child in of.running.items():
         child.send_signal(signal.SIGTERM)
-        assert child.wait(30) == 0, of.log(service)
+        assert child.wait(60) == 0, of.log(service)
         assert TOKEN not in of.log(service)
         for line in of.lines(service):
             assert {"ts", "level", "logger", "service", "message"} <= line.keys()
@@ -200,7 +200,7 @@ def test_an_address_that_is_taken_or_wrong_is_told_in_one_line(
     for given, words in ((taken, "address already in use"), ("nowhere", "allowed is host:port")):
         done = subprocess.run(
             [sys.executable, "-m", "sluice", "route", "--port", "0"],
-            env={**service_env(settings), "SLUICE_METRICS": given}, capture_output=True, text=True, timeout=60,
+            env={**service_env(settings), "SLUICE_METRICS": given}, capture_output=True, text=True, timeout=120,
         )  # fmt: skip
         assert done.returncode == 2
         assert [words in line for line in done.stderr.splitlines() if line.startswith("sluice: ")] == [True]

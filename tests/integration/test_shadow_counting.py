@@ -82,7 +82,7 @@ def counting(settings: Settings) -> Iterator[None]:
         yield
     finally:
         stop.set()
-        thread.join(20)
+        thread.join(60)
 
 
 def test_sums_reports_and_a_redis_that_forgot_all(stack: Settings, wait_until: Wait, monkeypatch: Any) -> None:

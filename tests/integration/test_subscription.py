@@ -168,7 +168,7 @@ def test_close_from_another_thread_ends_a_waiting_iteration(settings: Settings) 
     reading = threading.Thread(target=lambda: seen.extend(events))
     reading.start()
     events.close()
-    reading.join(10)
+    reading.join(60)
     assert not reading.is_alive()
     assert seen == []
     events.close()
@@ -235,7 +235,7 @@ def test_aclose_ends_a_wait_in_another_task_and_the_thread(settings: Settings) -
 
     assert asyncio.run(read()) == []
     for thread in set(threading.enumerate()) - before:
-        thread.join(10)
+        thread.join(60)
         assert not thread.is_alive(), thread.name
 
 

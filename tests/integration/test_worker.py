@@ -473,8 +473,8 @@ def truncate(settings: Settings, offsets: dict[str, dict[int, int]]) -> None:
     """Only Apache Kafka deletes records on request; Tansu keeps everything for as long as it lives."""
     admin = AdminClient({"bootstrap.servers": settings.kafka, "log_level": 2})
     places = [TopicPartition(topic, p, offset) for topic, of in offsets.items() for p, offset in of.items()]
-    for future in admin.delete_records(places, request_timeout=10).values():
-        future.result(15)
+    for future in admin.delete_records(places, request_timeout=60).values():
+        future.result(60)
 
 
 @pytest.mark.kafka

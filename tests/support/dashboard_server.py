@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 import msgspec
 import uvicorn
+from ports import own_port
 
 from dashboard.app import create_app
 from dashboard.service import Service
@@ -26,7 +27,7 @@ def serving(settings: Settings, *, port: int = 0, ready: bool = True) -> Iterato
     service = Service(settings)
     listening = socket.socket()
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listening.bind(("127.0.0.1", port))
+    listening.bind(("127.0.0.1", port or own_port()))
     listening.listen(128)
     url = f"http://127.0.0.1:{listening.getsockname()[1]}"
     app = create_app(settings, service=service)
@@ -36,8 +37,8 @@ def serving(settings: Settings, *, port: int = 0, ready: bool = True) -> Iterato
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
     thread.start()
     headers = {"Authorization": f"Bearer {settings.token}"} if settings.token else {}
-    with httpx.Client(base_url=url, headers=headers, timeout=20) as client:
-        deadline = time.monotonic() + 20
+    with httpx.Client(base_url=url, headers=headers, timeout=60) as client:
+        deadline = time.monotonic() + 60
         while not server.started or (ready and client.get("/ready").status_code != 200):
             assert time.monotonic() < deadline, "the dashboard did not start"
             time.sleep(0.01)
@@ -46,7 +47,7 @@ def serving(settings: Settings, *, port: int = 0, ready: bool = True) -> Iterato
         finally:
             service.hub.close()
             server.should_exit = True
-            thread.join(20)
+            thread.join(60)
             assert not thread.is_alive(), "the dashboard did not end"
 
 

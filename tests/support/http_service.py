@@ -14,6 +14,7 @@ from typing import Any
 
 import httpx
 import uvicorn
+from ports import own_port
 
 from infra import stack as stacks
 from infra import tansu
@@ -67,8 +68,8 @@ def serving(settings: Settings, **options: Any) -> Iterator[Running]:
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
     thread.start()
     headers = {"Authorization": f"Bearer {settings.token}"} if settings.token else {}
-    with httpx.Client(base_url=url, headers=headers, timeout=20) as client:
-        deadline = time.monotonic() + 20
+    with httpx.Client(base_url=url, headers=headers, timeout=60) as client:
+        deadline = time.monotonic() + 60
         while not server.started:
             assert time.monotonic() < deadline, "the service did not start"
             time.sleep(0.005)
@@ -77,7 +78,7 @@ def serving(settings: Settings, **options: Any) -> Iterator[Running]:
         finally:
             service.begin_closing()
             server.should_exit = True
-            thread.join(20)
+            thread.join(60)
             assert not thread.is_alive(), "the service did not end"
 
 
@@ -85,7 +86,9 @@ class Servers:
     """A broker and a Redis of one's own that can be frozen, killed and brought back."""
 
     def __init__(self, settings: Settings, mode: str = "embedded") -> None:
-        self.stack = stacks.start(mode, settings)
+        # Ports that are still free when one of them comes back.
+        options = stacks.Options(kafka_port=own_port(), redis_port=own_port(), deadline_s=120)
+        self.stack = stacks.start(mode, settings, options)
         self.settings = self.stack.settings
 
     def _find(self, name: str) -> Server:
@@ -110,7 +113,7 @@ class Servers:
             back = start_redis(bundled() or installed(), state / "redis", state / "logs" / "redis.log", port,
                                memory="256mb", persist=False)  # fmt: skip
         else:
-            back = tansu.start(state / "kafka", state / "logs" / "kafka.log", port, 30)
+            back = tansu.start(state / "kafka", state / "logs" / "kafka.log", port, 120)
             ensure_topics(self.settings)
         back.graceful = False
         self.stack.servers[self.stack.servers.index(gone)] = back

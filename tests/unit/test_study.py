@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,10 @@ TRIALS = 2
 
 
 @pytest.fixture(scope="module")
-def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    return Settings(state=tmp_path_factory.mktemp("state"))
+def settings(tmp_path_factory: pytest.TempPathFactory, mlflow_store: Callable[[Path], str]) -> Settings:
+    made = Settings(state=tmp_path_factory.mktemp("state"))
+    mlflow_store(made.state)
+    return made
 
 
 @pytest.fixture(scope="module")

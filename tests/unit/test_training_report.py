@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -194,9 +195,11 @@ def test_differences_are_of_the_policies_first(found: Evaluation) -> None:
 
 
 @pytest.fixture(scope="module")
-def state(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Shared, for a new MLflow store takes seconds."""
-    return tmp_path_factory.mktemp("state")
+def state(tmp_path_factory: pytest.TempPathFactory, mlflow_store: Callable[[Path], str]) -> Path:
+    """With an empty store of MLflow, shared."""
+    state = tmp_path_factory.mktemp("state")
+    mlflow_store(state)
+    return state
 
 
 @pytest.fixture(autouse=True)

@@ -30,6 +30,7 @@ LENGTH = 120
 HOSTILE = '<img src=x onerror="window.hit=1">\'&"{{1}}../%2e'
 DESKTOP = {"width": 1280, "height": 1000}
 NARROW = {"width": 390, "height": 844}
+PATIENCE_MS = 60_000
 Open = Callable[..., Page]
 
 
@@ -39,6 +40,7 @@ def browser() -> Iterator[Browser]:
     if found is None:
         reason = "no chromium is installed (apt-get install chromium)"
         pytest.fail(f"CI skips nothing: {reason}") if os.environ.get("CI") else pytest.skip(reason)
+    expect.set_options(timeout=PATIENCE_MS)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
         yield browser
@@ -73,7 +75,7 @@ def open_page(browser: Browser) -> Iterator[Open]:
         def open_page(client: httpx.Client, path: str = "", *, quiet: bool = True, **given: Any) -> Page:
             context = contexts.enter_context(browser.new_context(**{"viewport": DESKTOP, **given}))
             page = context.new_page()
-            page.set_default_timeout(15_000)
+            page.set_default_timeout(PATIENCE_MS)
 
             def listen(message: ConsoleMessage) -> None:
                 if quiet and message.type in ("error", "warning"):
@@ -177,7 +179,7 @@ def test_explain_by_keyboard(server: httpx.Client, open_page: Open) -> None:
     button.focus()
     button.press("Enter")
     dialog = page.get_by_role("dialog")
-    expect(dialog.get_by_text("same bytes", exact=True)).to_be_visible(timeout=30_000)
+    expect(dialog.get_by_text("same bytes", exact=True)).to_be_visible()
     expect(dialog.locator(".command code")).to_have_text(f"sluice explain {LENGTH} --experiment demo")
     expect(dialog.locator(".facts")).to_contain_text(decided(bandit(), 2).config_hash)
     expect(dialog.locator(".offsets")).to_contain_text(f"{150 * (LENGTH - 1):,} impressions")
