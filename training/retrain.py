@@ -34,7 +34,7 @@ from training.tracking import LoggedModel, Subject, Tracking
 from training.train import train_one
 from training.weighted import Shown
 
-__all__ = ["ATTEMPT_TAG", "RESULT_TAG", "Job", "Result", "model_hash", "retrain"]
+__all__ = ["ATTEMPT_TAG", "RESULT_TAG", "Job", "Result", "check_enough", "judged", "model_hash", "retrain"]
 
 POLICIES = ("PolicyA", "PolicyB")
 ATTEMPT_TAG, RESULT_TAG = "sluice.attempt", "sluice.result"
@@ -139,7 +139,7 @@ def retrain(settings: Settings, job: Job, progress: Steps = lambda name, share=N
     assert isinstance(trained.model, FeatureModel)
     model = TrainedModel(served.name, trained.model.model, served.catalogue)
     progress("model tests")
-    verdict = _judged(data, model, served, job)
+    verdict = judged(data, model, served, job)
     result = msgspec.structs.replace(
         result, model_hash=model_hash(model), passed=verdict.passed, refusals=verdict.refusals, figures=verdict.figures,
     )  # fmt: skip
@@ -180,11 +180,11 @@ def _read(settings: Settings, job: Job, served: TrainedModel, offsets: Offsets, 
         name=f"log of {job.experiment or 'all experiments'}", fingerprint=fingerprint_of(offsets, cut),
         options={"slate_size": 10.0, "click_from": 4.0, **about}, weighted=job.weights,
     )  # fmt: skip
-    _check(data)
+    check_enough(data)
     return data
 
 
-def _check(data: LoggedData) -> None:
+def check_enough(data: LoggedData) -> None:
     """Raises ConfigError unless there are clicks and none, of several users, wherever they are needed."""
     slates = data.data
     early, late = validation_split(slates, slates.train) if len(slates.train) > 1 else (slates.train, slates.train)
@@ -220,7 +220,7 @@ def _described(
     )  # fmt: skip
 
 
-def _judged(data: LoggedData, model: TrainedModel, served: TrainedModel, job: Job) -> Verdict:
+def judged(data: LoggedData, model: TrainedModel, served: TrainedModel, job: Job) -> Verdict:
     slates = data.data
     rows = slates.rows(slates.test)
     user = np.repeat(slates.log.user[slates.test], np.diff(slates.log.offsets)[slates.test])

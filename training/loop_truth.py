@@ -1,0 +1,164 @@
+"""What a replay with a planted change would have earned: `python -m training.loop_truth`. Libraries: click, numpy.
+
+The log holds the rating of every item, so what any model would have shown of a slate, and what of it would have been
+clicked, is known exactly. The stale model, the one that was promoted and one that had all that could be known are
+compared on the same slates.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import click
+import msgspec
+import numpy as np
+from msgspec import Struct
+
+from producers.slates import cut_slates, slate_log
+from producers.sources import read_ratings
+from producers.worlds import Drift, Poison, drifted, parse_drift, poisoned
+from sluice.adapters.mlflow import Registry, parse_model_uri
+from sluice.features import batch_features
+from sluice.features.definition import Floats, Ints
+from sluice.models import TrainedModel
+from sluice.settings import Settings
+from training.dataset import Dataset
+from training.drift_reference import shown
+from training.models import Examples, FeatureModel, Model
+from training.options import DataOptions, data_options, needs_training
+from training.prepare import PrepareOptions, make_dataset
+from training.texts import read_texts
+from training.train import fit
+
+__all__ = ["Course", "Part", "Truth", "changed", "course", "dataset"]
+
+
+class Course(NamedTuple):
+    """Slates by number: where the replay begins, the world changes, another version is in force, the log ends."""
+
+    first: int
+    change: int
+    promoted: int
+    stop: int
+
+
+class Part(Struct, frozen=True, kw_only=True):
+    """One model on some slates."""
+
+    impressions: int
+    clicks: int
+    ctr: float
+
+
+class Truth(Struct, frozen=True, kw_only=True):
+    """`stale` and `promoted` are the versions before and after, `fresh` learned from all rows of all slates between."""
+
+    drift_at_ms: int
+    slates: dict[str, int]
+    """Of the parts: before the change, until the promotion, after it"""
+    before: Part
+    """The stale model, before the change"""
+    between: Part
+    """The stale model, from the change to the promotion"""
+    stale: Part
+    """What it would have earned after the promotion"""
+    promoted: Part
+    fresh: Part
+    behind_fresh: float
+    """Click rate of `fresh` less that of `promoted`"""
+    behind_fresh_error: float
+    """Its standard error, over users"""
+    won_back: float | None
+    """Share of what the stale model loses against `fresh` that `promoted` does not"""
+    lost_clicks: int
+    """Clicks between change and promotion that the promoted version would have had, and the stale one had not"""
+
+
+def dataset(source: str, train_share: float, slate_size: int = 10, click_from: float = 4.0, seed: int = 0) -> Dataset:
+    """The log as it is. Raises ConfigError."""
+    options = PrepareOptions(slate_size, click_from, train_share, seed)
+    return make_dataset(read_ratings(source, None), read_texts(Path(source)), options)
+
+
+def changed(data: Dataset, source: str, drift: Drift, poison: Poison | None = None) -> Dataset:
+    """The same slates in the changed world; with `poison`, as they are sent. Raises ConfigError."""
+    size, seed = int(data.options["slate_size"]), int(data.options["seed"])
+    slates = cut_slates(read_ratings(source, None), size=size, seed=seed)
+    liked_milli, slates = round(1000 * data.options["click_from"]), drifted(slates, drift)
+    if poison is not None:
+        slates = poisoned(slates, poison, liked_milli)
+    return replace(data, log=slate_log(slates, liked_milli))
+
+
+def course(examples: Examples, stale: Model, promoted: Model, policy: str, found: Course, seed: int = 0) -> Truth:
+    """What was earned, and what would have been. policy: kind of the model that `fresh` is."""
+    log = examples.data.log
+    between, after = np.arange(found.change, found.promoted), np.arange(found.promoted, found.stop)
+    known = between[log.end_ms[between] < log.at_ms[found.promoted]]
+    fresh, _ = fit(policy, examples, known, seed)
+    by = {name: _clicks(examples, model, after) for name, model in
+          (("stale", stale), ("promoted", promoted), ("fresh", fresh))}  # fmt: skip
+    rates = {name: _part(*of) for name, of in by.items()}
+    lost = rates["fresh"].ctr - rates["stale"].ctr
+    missed = _clicks(examples, promoted, between)[0] - _clicks(examples, stale, between)[0]
+    return Truth(
+        drift_at_ms=int(log.at_ms[found.change]),
+        slates={"before": found.change - found.first, "between": len(between), "after": len(after)},
+        before=_part(*_clicks(examples, stale, np.arange(found.first, found.change))),
+        between=_part(*_clicks(examples, stale, between)), **rates,
+        behind_fresh=rates["fresh"].ctr - rates["promoted"].ctr,
+        behind_fresh_error=_error(by["fresh"], by["promoted"], log.user[after]),
+        won_back=(rates["promoted"].ctr - rates["stale"].ctr) / lost if lost > 0 else None,
+        lost_clicks=int(missed.sum()),
+    )  # fmt: skip
+
+
+def _clicks(examples: Examples, model: Model, slates: Ints) -> tuple[Ints, Ints]:
+    """(s,) clicks and impressions of what the model would show of each slate."""
+    rows, slate, _ = shown(examples, slates, model.predict(examples, slates))
+    place = np.searchsorted(slates, slate)
+    clicks = np.bincount(place[examples.liked[rows]], minlength=len(slates))
+    return clicks, np.bincount(place, minlength=len(slates))
+
+
+def _part(clicks: Ints, impressions: Ints) -> Part:
+    return Part(
+        impressions=int(impressions.sum()), clicks=int(clicks.sum()), ctr=float(clicks.sum() / impressions.sum())
+    )
+
+
+def _error(one: tuple[Ints, Ints], other: tuple[Ints, Ints], user: Ints) -> float:
+    """Standard error of the difference of two rates on the same impressions, users as blocks."""
+    difference = one[0] - other[0]
+    rest: Floats = difference - one[1] * difference.sum() / one[1].sum()
+    return float(np.sqrt((np.bincount(user, rest) ** 2).sum()) / one[1].sum())
+
+
+@click.command()
+@data_options
+@click.option("--drift", required=True, help="As of `sluice replay`.")
+@click.option("--stale", required=True, help="models:/NAME/VERSION that was in force first.")
+@click.option("--promoted", required=True, help="models:/NAME/VERSION that was promoted.")
+@click.option("--at", type=click.IntRange(1), required=True, help="Number of the slate from which on that served.")
+def truth(given: DataOptions, drift: str, stale: str, promoted: str, at: int) -> None:
+    """Compare versions of a model on the slates of a replay with a planted change."""
+    with needs_training():
+        source, planted, registry = given.source(), parse_drift(drift), Registry(Settings.load())
+        data = changed(
+            dataset(source, given.train_share, given.slate_size, given.click_from, given.seed), source, planted
+        )
+        models = [registry.load(registry.resolve(parse_model_uri(uri))) for uri in (stale, promoted)]
+        examples = Examples(data, batch_features(data.log, models[0].catalogue))
+        found = Course(data.test_from, int(len(data.log) * planted.at), at, len(data.log))
+        told = course(examples, _model(models[0]), _model(models[1]), models[0].name, found, given.seed)
+    click.echo(msgspec.json.encode(told).decode())
+
+
+def _model(trained: TrainedModel) -> FeatureModel:
+    return FeatureModel(trained.model)
+
+
+if __name__ == "__main__":
+    truth()
