@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 
 __all__ = ["METRICS", "SERVICES", "Described", "Service", "page"]
 
-Service = Literal["router", "process", "features", "resolve", "analyze", "replay", "dashboard", "drift"]
+Service = Literal["router", "process", "features", "resolve", "analyze", "replay", "dashboard", "drift", "lifecycle"]
 SERVICES: dict[Service, str] = {
     "router": "`sluice route`",
     "process": "`sluice process`",
@@ -24,6 +24,7 @@ SERVICES: dict[Service, str] = {
     "replay": "`sluice replay`",
     "dashboard": "`sluice dashboard`",
     "drift": "`sluice drift --follow`",
+    "lifecycle": "`sluice lifecycle run`",
 }
 """Service, as label `service` of `sluice_info` and in the logs → the command that runs it"""
 
@@ -46,6 +47,7 @@ _SCORES = tuple(step / 20 for step in range(1, 20))
 _ALL: tuple[Service, ...] = tuple(SERVICES)
 _ROUTES: tuple[Service, ...] = ("router", "replay")
 _VARIANT = ("experiment", "variant")
+_LIFE = ("model", "alias")
 
 
 def _counted(kind: Literal["counter", "histogram"], unit: str, labels: tuple[str, ...], meaning: str,
@@ -283,6 +285,34 @@ _DRIFTING = {
         "seconds", ("model", "version"), "When this model version was last looked at, since 1970", "drift"
     ),
 }
+_RELEASING = {
+    "sluice_lifecycle_version": _gauge(
+        "", (*_LIFE, "version"), "1 for the version that is in force, as topic `lifecycle` says", "lifecycle"
+    ),
+    "sluice_lifecycle_stage": _gauge(
+        "", (*_LIFE, "stage"),
+        "1 for the stage of the attempt under way: `requested`, `trained`, `gated`, `shadow`, `judged`, `canary`; "
+        "`ended` while there is none", "lifecycle",
+    ),
+    "sluice_lifecycle_canary_share": _gauge(
+        "ratio", _LIFE, "Share of the traffic that the canary of the attempt under way has reached", "lifecycle"
+    ),
+    "sluice_lifecycle_attempts_total": _total(
+        "attempts", (*_LIFE, "outcome"),
+        "Attempts that have ended, since the topic began: `promoted`, `gate-refused`, `shadow-judged` (and refused), "
+        "`rolled-back`, `abandoned`, `aborted`; each is there from the start, with 0", "lifecycle",
+    ),
+    "sluice_lifecycle_reversals_total": _total(
+        "promotions", _LIFE, "Promotions that were taken back, since the topic began", "lifecycle"
+    ),
+    "sluice_lifecycle_waits_for_approval": _gauge(
+        "", _LIFE, "1 while the next step waits for `sluice lifecycle approve`", "lifecycle"
+    ),
+    "sluice_lifecycle_paused": _gauge("", _LIFE, "1 while no step is taken, by somebody's wish", "lifecycle"),
+    "sluice_lifecycle_failures_total": _counted(
+        "counter", "steps", _LIFE, "Steps that failed and are due again: something was away", "lifecycle"
+    ),
+}  # fmt: skip
 
 _GROUPS = {
     "Every service": _OF_ALL,
@@ -298,6 +328,7 @@ _GROUPS = {
     "Replay": _REPLAYING,
     "Dashboard": _SHOWING,
     "Drift": _DRIFTING,
+    "Lives of models": _RELEASING,
 }
 
 METRICS: dict[str, Described] = {name: told for group in _GROUPS.values() for name, told in group.items()}
