@@ -11,12 +11,16 @@ from numpy.typing import NDArray
 from producers.slates import Slate, Slates
 from router import Context, Ranker, top_k
 
-__all__ = ["LIKED_MILLI", "Candidates", "Floats", "Known", "RankedSlates", "Scorer", "Shown"]
+__all__ = ["CANDIDATE", "LIKED_MILLI", "Candidates", "Floats", "Known", "RankedSlates", "Scorer", "Shown"]
 
 Floats = NDArray[np.float64]
 
 LIKED_MILLI = 4000
 """A rating from here on is a click, unless the replay is told otherwise."""
+
+
+CANDIDATE = "@candidate"
+"""Stands for the version of a release among the variants; no variant has such a name"""
 
 
 class Shown(NamedTuple):
@@ -80,6 +84,12 @@ class Scorer(Protocol):
     def known(self, variant: str, number: int) -> Known:
         """Of slate `number`, by the versions that `scores` used last; for a rule, by the first model."""
 
+    def release(self, uri: str | None) -> None:
+        """Score this version too, as `CANDIDATE`, from the next block on; None: no more. Raises SluiceError."""
+
+    def took_us(self, variant: str) -> int:
+        """Microseconds that the latest block took a slate, by the model of `variant`."""
+
 
 class RankedSlates:
     """Slates of a ratings log, ranked point-in-time: nothing that ended at or after a request is known to it."""
@@ -106,6 +116,10 @@ class RankedSlates:
         self._by_end = np.argsort(slates.end_ms, kind="stable")
         self._end_ms = slates.end_ms[self._by_end]
         self._observed = 0
+
+    @property
+    def models(self) -> Scorer | None:
+        return self._models
 
     @property
     def fingerprint(self) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 
-from producers.candidates import Candidates, Shown
+from producers.candidates import CANDIDATE, Candidates, Shown
+from producers.releases import Turn
 from producers.slates import Slate, base36
 from router import Routed
 from sluice.domain.allocation import parse_allocation_key
@@ -27,16 +28,24 @@ class RankingLog:
         self._chance = frozenset(name for name, ranker in experiment.rankers.items() if ranker == "random")
 
     def records(
-        self, slate: Slate, slate_id: str, answer: Routed, everything: Mapping[str, Sequence[Shown]]
-    ) -> Iterator[bytes]:
-        """Of a slate of the block that was ranked last. everything: variant → what it would have shown."""
-        known = self._candidates.known(slate, answer.variant)
+        self, slate: Slate, slate_id: str, answer: Routed, everything: Mapping[str, Sequence[Shown]],
+        turn: Turn | None = None,
+    ) -> Iterator[bytes]:  # fmt: skip
+        """Of a slate of the block that was ranked last. everything: variant → what it would have shown.
+
+        turn: what a release of the variant did with the slate.
+        """
+        ranked_by = CANDIDATE if turn is not None and turn.shown else answer.variant
+        known = self._candidates.known(slate, ranked_by)
         if known is None:
             return
-        shown = everything[answer.variant]
+        shown = everything[ranked_by]
         # The vector that the unit was drawn from. A unit outside the experiment is shown the control for certain.
         made = answer.assignment
-        shares = _allocation(made.allocation) if made is not None else {answer.variant: 100}
+        shares: dict[str, float] = dict(_allocation(made.allocation)) if made is not None else {answer.variant: 100}
+        if turn is not None and turn.share:
+            released = shares[answer.variant]
+            shares |= {answer.variant: released * (1 - turn.share), CANDIDATE: released * turn.share}
         tops = {name: {item.item_id for item in everything[name]} for name, share in shares.items() if share}
         items = tuple(
             [

@@ -12,13 +12,14 @@ from dataclasses import dataclass
 import msgspec
 import numpy as np
 
-from producers.candidates import LIKED_MILLI, Candidates, Shown
+from producers.candidates import CANDIDATE, LIKED_MILLI, Candidates, Shown
 from producers.delays import Delay
 from producers.draws import uniform
 from producers.emitter import Emitter
 from producers.faults import Faults, send_times
 from producers.pacing import LagGate, Pace
 from producers.rankings import RankingLog
+from producers.releases import Releases, Turn
 from producers.slates import MAX_SLATE, Slate, base36
 from producers.totals import Accounting, Totals, result_of
 from router import AssignmentRequest, Routed, Router, carried
@@ -26,7 +27,7 @@ from sluice.adapters.checkpoints import ReplayCheckpoint
 from sluice.adapters.metrics import Reading
 from sluice.domain.events import AssignmentMade, ImpressionShown, OutcomeObserved, encode
 from sluice.errors import TransportError
-from sluice.names import ASSIGNMENTS, CLICKS, IMPRESSIONS, RANKINGS
+from sluice.names import ASSIGNMENTS, CLICKS, IMPRESSIONS, RANKINGS, SHADOW
 
 __all__ = ["OUTCOMES", "Plan", "Replay"]
 
@@ -77,6 +78,7 @@ class Replay:
         stop: threading.Event,
         gate: LagGate | None = None,
         rankings: RankingLog | None = None,
+        releases: Releases | None = None,
         save: Callable[[ReplayCheckpoint], None] = lambda _: None,
         progress: Callable[[int], None] = lambda _: None,
     ) -> None:
@@ -89,6 +91,7 @@ class Replay:
         self._stop = stop
         self._gate = gate
         self._rankings = rankings
+        self._releases = releases
         self._save = save
         self._progress = progress
         # (send time, order of making, topic, key, value, slate)
@@ -115,6 +118,8 @@ class Replay:
         while self._next < plan.stop and not self._stop.is_set():
             if self._gate is not None:
                 self._gate.wait()
+            if self._releases is not None:
+                self._releases.follow()
             batch = self._candidates.block(self._next, min(plan.stop, self._next + self._pace.batch()))
             self._send_until(batch[0].at_ms)
             self._pace.slates(len(batch))
@@ -230,23 +235,37 @@ class Replay:
         outcomes, liked_milli = self._plan.outcomes, self._plan.liked_milli
         shown: list[Sequence[Shown]] = []
         by_variant = self._candidates.shown(batch)
-        for slate, answer, everything in zip(batch, routed, by_variant, strict=True):
+        turns = self._releases.turns(requests, routed) if self._releases is not None else {}
+        for place, (slate, answer, everything) in enumerate(zip(batch, routed, by_variant, strict=True)):
             variant, outside = answer[0].variant, answer[0].outside or ""
+            if place in turns and turns[place].shown:
+                everything = {**everything, variant: everything[CANDIDATE]}
             self._accounting.add(result_of(slate.number, variant, everything, outcomes, liked_milli, outside))
             shown.append(everything[variant])
         times = _Times(self._plan, batch, shown)
         row = 0
-        for slate, answer, items, everything in zip(batch, routed, shown, by_variant, strict=True):
+        for place, (slate, answer, items, everything) in enumerate(zip(batch, routed, shown, by_variant, strict=True)):
             self._send_until(slate.at_ms)
             if self._stop.is_set():
                 return
+            turn = turns.get(place)
+            if turn is not None:
+                self._compare(slate, turn)
+                answer = (*answer, turn.routed)
             if self._rankings is not None:
                 key = slate.user_id.encode()
-                for record in self._rankings.records(slate, tag + slate.slate_id, answer[0], everything):
+                for record in self._rankings.records(slate, tag + slate.slate_id, answer[0], everything, turn):
                     self._emitter.send(RANKINGS, key, record)
             self._send_slate(slate, answer, items, times, row)
             row += len(items)
             self._next = slate.number + 1
+
+    def _compare(self, slate: Slate, turn: Turn) -> None:
+        """Write what the shadow of a release would have shown, while it has one."""
+        assert self._releases is not None
+        record = self._releases.compared(slate, self._plan.tag + slate.slate_id, turn)
+        if record is not None:
+            self._emitter.send(SHADOW, slate.user_id.encode(), encode(record))
 
     def _send_slate(
         self, slate: Slate, answer: Sequence[Routed], items: Sequence[Shown], times: _Times, row: int

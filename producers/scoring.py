@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from producers.candidates import Floats, Known
+from producers.candidates import CANDIDATE, Floats, Known
 from producers.slates import Slates, slate_log
 from router.models import POLL_S, ModelFollower, ModelSource, Served
-from sluice.adapters.mlflow import ModelVersion
+from sluice.adapters.mlflow import ModelVersion, parse_model_uri
 from sluice.domain.rankings import columns_digest
 from sluice.errors import ConfigError
 from sluice.features import Catalogue, batch_features
@@ -43,6 +44,9 @@ class LogModels:
         self._made: list[tuple[Catalogue, Features]] = []
         self._features: dict[ModelVersion, Features] = {}
         self._columns: dict[ModelVersion, str] = {}
+        self._source = source
+        self._candidate: Served | None = None
+        self._took_us: dict[ModelVersion, int] = {}
         self._follower = ModelFollower(source, variants, prepare=self._prepare, poll_s=poll_s)
         self._latest: Mapping[str, Served] = self._follower.in_force
         self._scored: tuple[int, Mapping[str, Floats]] = (0, {})
@@ -51,7 +55,13 @@ class LogModels:
         """Variant → scores of all items of the slates first … last, by the versions in force now."""
         rows = slice(self._log.offsets[first], self._log.offsets[last + 1])
         in_force = self._follower.in_force
-        by_version = {version: model.score(self._features[version][rows]) for version, model in set(in_force.values())}
+        if self._candidate is not None:
+            in_force = {**in_force, CANDIDATE: self._candidate}
+        by_version = {}
+        for version, model in set(in_force.values()):
+            begun = time.perf_counter()
+            by_version[version] = model.score(self._features[version][rows])
+            self._took_us[version] = round(1e6 * (time.perf_counter() - begun) / (last - first + 1))
         scores = {name: by_version[served.version] for name, served in in_force.items()}
         self._latest, self._scored = in_force, (int(rows.start), scores)
         return scores
@@ -68,6 +78,23 @@ class LogModels:
         return Known(
             features, columns, scores[variant][low - first : high - first].tolist(), version.name, version.version
         )
+
+    def release(self, uri: str | None) -> None:
+        """Score this version too, as `CANDIDATE`, from the next block on; None: no more.
+
+        Raises ModelUnusable, TransportError and ConfigError, and then scores none.
+        """
+        self._candidate = None
+        if uri is None:
+            return
+        version = self._source.resolve(parse_model_uri(uri))
+        served = Served(version, self._source.load(version))
+        self._prepare(served)
+        self._candidate = served
+
+    def took_us(self, variant: str) -> int:
+        """Microseconds that the latest block took a slate, by the model of `variant`."""
+        return self._took_us[self._latest[variant].version]
 
     def trained_otherwise(self, options: Mapping[str, float]) -> Sequence[str]:
         """A line for each of `options` that a model in force was trained with another value of.

@@ -22,6 +22,7 @@ from producers.emitter import Emitter
 from producers.faults import Faults
 from producers.pacing import MAX_BATCH, MAX_SPEED, LagGate, Pace, Speed
 from producers.rankings import RankingLog
+from producers.releases import Releases
 from producers.replay import OUTCOMES, Plan, Replay
 from producers.slates import base36, cut_slates
 from producers.sources import SYNTHETIC, Notice, find_data, read_ratings
@@ -29,7 +30,7 @@ from producers.synthetic import SyntheticSlates, parse_synthetic
 from producers.totals import Totals
 from producers.truth import write_truth
 from producers.worlds import Drift, Poison, drifted, poisoned
-from router import Router, allocation_readings, build, count_assignments, is_model, make_ranker
+from router import Exposures, Router, allocation_readings, build, count_assignments, is_model, make_ranker
 from sluice.adapters import catalogue
 from sluice.adapters.checkpoints import ReplayCheckpoint, ReplayStore
 from sluice.adapters.kafka import missing_topics, partition_count, producer, wait_for_broker
@@ -223,13 +224,12 @@ class _Run:
     def start(self, resume: ReplayCheckpoint | None, progress: Callable[[int], None]) -> tuple[Totals, bool]:
         ranking = self._experiments[0]
         # The parts know each other in a circle (router → exposure log → run → pace → heartbeats): late binding.
-        with build(
-            self._settings,
-            self._experiments,
-            exposures=lambda made: self._expose(run, made),
-            retry_s=math.inf,  # a Redis that goes away is waited for
-            stop=self._stop,
-        ) as router:
+        run: Replay
+        with ExitStack() as closing:
+            router = closing.enter_context(self._router(self._experiments, lambda made: self._expose(run, made)))
+            releases = self._releases(lambda made: self._expose(run, made))
+            if releases is not None:
+                closing.callback(releases.close)
             run = Replay(
                 self._plan,
                 self._candidates,
@@ -244,6 +244,7 @@ class _Run:
                 stop=self._stop,
                 gate=self._gate(lambda: run.beat()),
                 rankings=RankingLog(ranking, self._candidates) if ranking.rankings else None,
+                releases=releases,
                 save=self._save,
                 progress=progress,
             )
@@ -252,6 +253,17 @@ class _Run:
                 return run.run(resume)
             finally:
                 self._metrics.stop_reading()
+
+    def _router(self, experiments: Sequence[Experiment] | None, exposures: Exposures) -> Router:
+        # A Redis that goes away is waited for.
+        return build(self._settings, experiments, exposures=exposures, retry_s=math.inf, stop=self._stop)
+
+    def _releases(self, exposures: Exposures) -> Releases | None:
+        """What follows releases of models, where what is shown is logged, by which they are judged."""
+        ranking, candidates = self._experiments[0], self._candidates
+        if not ranking.rankings or not isinstance(candidates, RankedSlates) or candidates.models is None:
+            return None
+        return Releases(ranking, self._router(None, exposures), candidates.models, top_k=self._options.top_k)
 
     def _expose(self, run: Replay, made: Sequence[AssignmentMade]) -> None:
         count_assignments(self._metrics, made)

@@ -47,10 +47,10 @@ class Rules(NamedTuple):
     """Of the loop."""
 
     policy: str = "PolicyA"
-    random: float = 0.2
+    random: float = 0.3
     """Share of the slates that are ordered by chance"""
-    holdout: float = 0.25
-    bounds: Bounds = Bounds(min_effective_rows=120)
+    holdout: float = 0.2
+    bounds: Bounds = Bounds(min_effective_rows=150)
     again: int = 150
     """Slates from a refusal to the next attempt"""
     attempts: int = 10

@@ -61,11 +61,11 @@ def columns_digest(names: Sequence[str]) -> str:
 
 
 def shown_probability(
-    item: str, shares: Mapping[str, int], tops: Mapping[str, Collection[str]], chance: Collection[str], by_chance: float
+    item: str, shares: Mapping[str, float], tops: Mapping[str, Collection[str]], chance: Collection[str], by_chance: float
 ) -> float:
     """Probability that a request shows `item`, before its variant and the order of variants by chance are drawn.
 
-    shares: variant → whole percents. tops: variant → what it shows of this slate, of every variant that has a share
+    shares: variant → percents. tops: variant → what it shows of this slate, of every variant that has a share
     and does not order by chance. chance: the variants that do; they show each item of the slate with probability
     `by_chance`, k of n.
     """

@@ -35,16 +35,23 @@ class Child:
     """One process. Its stdout and stderr go to files of their own in `folder`."""
 
     def __init__(
-        self, name: str, arguments: list[str], env: Mapping[str, str], folder: Path, good: Collection[int]
+        self,
+        name: str,
+        arguments: list[str],
+        env: Mapping[str, str],
+        folder: Path,
+        good: Collection[int],
+        module: str = "sluice",
     ) -> None:
         """good: exit codes with which it may end, whenever it does; services never end."""
         self.name = name
         self.good = good
-        self.title = f"`sluice {' '.join(arguments[:2] if name == 'infra' else arguments[:1])}`"
+        shown = [] if module != "sluice" else arguments[:2] if name == "infra" else arguments[:1]
+        self.title = f"`{' '.join([module, *shown])}`"
         self.stdout = folder / f"{name}.out"
         self.log = folder / f"{name}.log"
         # The launcher ties the child to this process: it dies with it, even by kill -9.
-        command = [sys.executable, "-m", "infra.launcher", str(os.getpid()), sys.executable, "-m", "sluice", *arguments]
+        command = [sys.executable, "-m", "infra.launcher", str(os.getpid()), sys.executable, "-m", module, *arguments]
         with self.stdout.open("wb") as out, self.log.open("wb") as log:
             # A group of its own, so that Ctrl-C reaches the demo alone, which then stops all in order.
             self._process = subprocess.Popen(
@@ -94,10 +101,15 @@ class Children:
         self._running: list[Child] = []
 
     def start(
-        self, name: str, *arguments: str, good: Collection[int] = (), env: Mapping[str, str] | None = None
+        self,
+        name: str,
+        *arguments: str,
+        good: Collection[int] = (),
+        env: Mapping[str, str] | None = None,
+        module: str = "sluice",
     ) -> Child:
-        """A service; with `good` exit codes, a job. `env` is added to that of all."""
-        child = Child(name, list(arguments), {**self.env, **(env or {})}, self.folder, good)
+        """A service; with `good` exit codes, a job. `env` is added to that of all. module: what is run."""
+        child = Child(name, list(arguments), {**self.env, **(env or {})}, self.folder, good, module)
         self._running.append(child)
         return child
 

@@ -36,6 +36,8 @@ __all__ = ["demo"]
 
 # Servers that the demo starts are plain ones: nothing of how a cluster is reached may get in.
 OUTER = ("SLUICE_KAFKA", "SLUICE_KAFKA_CONFIG", "SLUICE_REDIS")
+BAD_SHARE = 0.4
+"""Of the users, who turn over"""
 
 
 class Asked(NamedTuple):
@@ -125,6 +127,50 @@ def canary(asked: Asked, bad: bool) -> None:
     conduct(canary_definition(bad=bad, models=models), asked, show)
 
 
+@demo.command()
+@click.option("--infra", type=click.Choice(["embedded", "local"]), default="embedded", show_default=True)
+@click.option("--data", help="MovieLens folder or zip; the best there is, by default.")
+@click.option("--speed", default="110s", show_default=True, help="110s for the whole replay, or 50/s slates.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the change.")
+@click.option(
+    "--amplitude", type=click.FloatRange(0, 5), default=1.0, show_default=True, help="Of the change, in stars."
+)
+@click.option("--train-share", type=click.FloatRange(0.1, 0.8), default=0.4, show_default=True)
+@click.option("--change", type=click.FloatRange(0.1, 0.95), default=0.6, show_default=True, help="Share of the log.")
+@click.option("--bad", is_flag=True, help="From the change on 4 of 10 users click what they do not like.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")
+def loop(
+    infra: str, data: str | None, speed: str, seed: int, amplitude: float, train_share: float, change: float, bad: bool,
+    as_json: bool,
+) -> None:  # fmt: skip
+    """Let tastes change in the middle of a replay, and watch the loop notice, retrain, release and recover.
+
+    A model of the first part of the log is in force. The drift monitor sees that what it learned no longer holds, the
+    lifecycle trains it again from the log of what was shown, tests it and promotes it. In the end it is told what the
+    stale model would have earned on the same slates, and what one that had known everything.
+    """
+    if not change > train_share:
+        raise ConfigError(
+            f"--change {change:g}: lies before what the model is trained on (--train-share {train_share:g})"
+        )
+    from sluice.console.demo.loop_result import loop_table
+    from sluice.console.demo.loop_run import LoopPlan, LoopRun
+    from sluice.console.demo.loop_view import LoopView
+
+    console = Console(highlight=False)
+    source = ["--data", data] if data is not None else []
+    plan = LoopPlan(source, train_share, change, amplitude, BAD_SHARE if bad else 0.0, seed, speed)
+    outer = Settings.load()
+    with _folder() as folder, _ended_by_signal(), _told():
+        env = _environment(infra, folder, outer) | {"SLUICE_MLFLOW": f"sqlite:///{folder / 'mlflow.db'}"}
+        with Children(env, folder) as children, LoopView(None if as_json else console) as view:
+            found = LoopRun(infra, plan, children, outer.state, view).loop()
+    if as_json:
+        click.echo(msgspec.json.encode(found))
+    else:
+        console.print(Group("", loop_table(found)))
+
+
 def conduct(definition: str, asked: Asked, show: Callable[[DemoRun, Outcome], None]) -> None:
     """One demo of the experiment that `definition` describes in YAML, from the first server to the last check.
 
@@ -140,28 +186,38 @@ def conduct(definition: str, asked: Asked, show: Callable[[DemoRun, Outcome], No
     trained = any(variant.ranker.startswith("models:") for variant in experiment.variants)
     register = ["register", "--json", *source] if trained and not synthetic else []
     outer = Settings.load()
-    with _folder() as folder, _ended_by_signal():
-        try:
-            with Children(_environment(asked.infra, folder, outer), folder) as children:
-                with view:
-                    run = DemoRun(
-                        asked.infra, definition, replay, register, _seconds(asked.speed), children, outer.state, view,
-                        browser=asked.browser,
-                    )  # fmt: skip
-                    found = run.run()
-                for line in run.notices:
-                    click.echo(line, err=True)
-                show(run, found)
-                if run.dashboard:
-                    _serve_on(children, run.dashboard)
-        except ChildFailed as failure:
-            for line in failure.tail:
-                click.echo(f"  {line}", err=True)
-            if failure.wrong_use:  # all is said: the logs hold no more
-                raise ConfigError(str(failure)) from failure
-            raise
+    with (
+        _folder() as folder,
+        _ended_by_signal(),
+        _told(),
+        Children(_environment(asked.infra, folder, outer), folder) as children,
+    ):
+        with view:
+            run = DemoRun(
+                asked.infra, definition, replay, register, _seconds(asked.speed), children, outer.state, view,
+                browser=asked.browser,
+            )  # fmt: skip
+            found = run.run()
+        for line in run.notices:
+            click.echo(line, err=True)
+        show(run, found)
+        if run.dashboard:
+            _serve_on(children, run.dashboard)
     if found.verify != "exact":
         raise click.exceptions.Exit(1)
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """What a child that failed logged last."""
+    try:
+        yield
+    except ChildFailed as failure:
+        for line in failure.tail:
+            click.echo(f"  {line}", err=True)
+        if failure.wrong_use:  # all is said: the logs hold no more
+            raise ConfigError(str(failure)) from failure
+        raise
 
 
 def _serve_on(children: Children, url: str) -> None:

@@ -1,0 +1,130 @@
+"""The course of `sluice demo loop`: a replay whose tastes change, and the services that notice and answer it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import NamedTuple
+
+from sluice.adapters import catalogue
+from sluice.console.demo.children import Child, ChildFailed, Children, printed
+from sluice.console.demo.loop_result import LoopOutcome, loop_outcome
+from sluice.console.demo.loop_seen import Witness
+from sluice.console.demo.loop_view import LoopView
+from sluice.console.demo.models import LEFT_OUT
+from sluice.console.demo.run import DemoRun
+from sluice.domain.lifecycle import fold
+from sluice.settings import Settings
+
+__all__ = ["LoopPlan", "LoopRun"]
+
+MODEL, ALIAS = "movielens_ctr_ab", "PolicyA"
+LOOK_EVERY_S = 0.2
+RELEASE_S = 60.0
+"""So long what is under way when the log ends may take to come to its end"""
+
+
+class LoopPlan(NamedTuple):
+    """What is replayed. Shares are of the slates of the log, by time."""
+
+    source: Sequence[str]
+    """Arguments that name the data"""
+    train_share: float
+    change: float
+    amplitude: float
+    bad: float
+    """Share of the users who turn over with the change; 0: nobody"""
+    seed: int
+    speed: str
+
+    @property
+    def drift(self) -> str:
+        return f"genres:amplitude={self.amplitude:g},at={self.change:g},seed={self.seed}"
+
+    @property
+    def replay(self) -> list[str]:
+        poison = ["--poison", f"share={self.bad:g},at={self.change:g},seed={self.seed}"] if self.bad else []
+        return [
+            "replay", "--json", *self.source, "--speed", self.speed, "--seed", "0", "--drift", self.drift, *poison,
+            "--from-share", str(self.train_share),
+        ]  # fmt: skip
+
+
+class LoopRun(DemoRun):
+    """One run: servers, a model of the first part of the log, the replay of the rest with the loop around it."""
+
+    def __init__(self, infra: str, plan: LoopPlan, children: Children, state: Path, view: LoopView) -> None:
+        """state: folder where prepared data stay; models are of this run alone."""
+        self._plan, self._loop_view = plan, view
+        definition = _bundled("loop.yaml")
+        register = ["register", "--json", *plan.source, "--train-share", str(plan.train_share)]
+        super().__init__(infra, definition, plan.replay, register, None, children, state, view)
+
+    def loop(self) -> LoopOutcome:
+        """Raises ChildFailed for a child that fails, TransportError for servers that are away."""
+        children, view = self._children, self._loop_view
+        training = self._training()
+        settings = self._servers()
+        view.phase("starting the services")
+        process = children.start("process", "process", "--loglevel", "warning")
+        children.start("analyze", "analyze")
+        self._until_counting(settings, process)
+        self._wait_for_model(training)
+        catalogue.apply(settings, [self._experiment])
+        children.start("drift", "drift", f"{MODEL}@{ALIAS}", "--follow", "--every", "1")
+        life = children.folder / "lifecycle.yaml"
+        life.write_text(_bundled("lifecycle.yaml"), encoding="utf-8")
+        children.start("lifecycle", "lifecycle", "run", str(life))
+        with Witness(settings, self._experiment.name) as witness:
+            self._follow(witness)
+            summary = self._summary
+            stale = min(witness.served, key=lambda version: witness.served[version].first)
+            promoted = fold(witness.events).in_force
+            truth = None
+            if promoted and promoted != stale and promoted in witness.served:
+                truth = self._truth(settings, stale, promoted, witness.served[stale].last + 1)
+            return loop_outcome(summary, witness, truth, stale, time.monotonic() - self._began_s)
+
+    def _wait_for_model(self, training: Child | None) -> None:
+        assert training is not None
+        self._loop_view.phase("training the model that will be in force")
+        self._to_end(training)
+        found = printed(training) if training.output().strip() else {}
+        if ALIAS not in found.get("in_force", {}) and found.get(ALIAS, {}).get("state") in (None, LEFT_OUT):
+            raise ChildFailed(training, "left no model that could serve")
+
+    def _follow(self, witness: Witness) -> None:
+        """Until the replay has ended, and with it what the loop had begun."""
+        view, children = self._loop_view, self._children
+        replay = children.start("replay", *self._replay, "--experiment", str(self._experiment_file()), good=(0,))
+        view.phase("reading the ratings")
+        ended_s = None
+        while True:
+            for event in witness.look():
+                view.event(event, witness)
+            view.look(witness, time.monotonic() - self._began_s)
+            if children.done(replay) and ended_s is None:
+                ended_s = time.monotonic()
+                self._summary = printed(replay)
+            if ended_s is not None:
+                running = fold(witness.events).running
+                if running is None or time.monotonic() - ended_s > RELEASE_S:
+                    return
+            time.sleep(LOOK_EVERY_S)
+
+    def _truth(self, settings: Settings, stale: str, promoted: str, at: int) -> dict[str, object]:
+        self._loop_view.phase("working out what would have been earned without the loop")
+        plan = self._plan
+        child = self._children.start(
+            "truth", *plan.source, "--train-share", str(plan.train_share), "--drift", plan.drift,
+            "--stale", f"models:/{MODEL}/{stale}", "--promoted", f"models:/{MODEL}/{promoted}", "--at", str(at),
+            good=(0,), module="training.loop_truth",
+        )  # fmt: skip
+        self._to_end(child)
+        return printed(child)
+
+
+def _bundled(name: str) -> str:
+    return (resources.files("sluice") / "experiments" / name).read_text(encoding="utf-8")
