@@ -5,6 +5,7 @@
 | `api_assign` | `/assign`, `/rank` |
 | `api_events` | `/events` |
 | `api_reading` | experiments, decisions, counters, health, metrics |
+| `api_drift` | drift of models |
 | `api_control` | experiments are created, started, paused, … |
 | `api_gate`, `api_problems` | sizes, token, errors |
 | `api_document`, `api_page` | OpenAPI, and the page that shows it |
@@ -19,7 +20,7 @@ from importlib.metadata import version
 from fastapi import APIRouter, FastAPI
 from fastapi.routing import APIRoute
 
-from router import api_assign, api_control, api_document, api_events, api_page, api_problems, api_reading
+from router import api_assign, api_control, api_document, api_drift, api_events, api_page, api_problems, api_reading
 from router.api_gate import Endpoint, Gate
 from router.serving import Service, build_service
 from sluice.domain.api import MAX_BODY_BYTES
@@ -54,7 +55,7 @@ def create_app(settings: Settings, *, service: Service | None = None, max_body_b
         docs_url=None, redoc_url=None, openapi_url="/openapi.json",
     )  # fmt: skip
     app.state.service = service
-    parts = [part.routes(service) for part in (api_assign, api_events, api_reading, api_control)]
+    parts = [part.routes(service) for part in (api_assign, api_events, api_reading, api_drift, api_control)]
     for part in parts:
         app.include_router(part)
     api_problems.install(app)

@@ -19,7 +19,7 @@ _MEANING = {
     400: "The body is not JSON",
     401: "The token is missing or wrong",
     403: "This service has no token, so it changes nothing",
-    404: "No such experiment",
+    404: "No such experiment, or model",
     409: "It was changed meanwhile, or cannot go that way from where it is",
     413: "The body is too large",
     415: "The body is not `application/json`",

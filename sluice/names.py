@@ -92,6 +92,10 @@ class Keys:
     def feature_keeper(self) -> str:
         return f"{self.prefix}features:keeper"
 
+    @property
+    def drift(self) -> str:
+        return f"{self.prefix}drift"
+
     def replay(self, name: str) -> str:
         return f"{self.prefix}replay:{name}"
 

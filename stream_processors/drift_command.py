@@ -17,6 +17,7 @@ from sluice.adapters.metrics import Metrics
 from sluice.console.options import metrics_port_option
 from sluice.domain.drift import DriftOptions, DriftReport
 from sluice.errors import ConfigError, TransportError
+from sluice.names import Keys
 from sluice.settings import Settings
 
 __all__ = ["drift"]
@@ -83,10 +84,14 @@ def drift(
 
 
 def _follow(settings: Settings, watch: object, alias: str, every: float, as_json: bool) -> None:
+    from sluice.adapters.drift import DriftBoard
+    from sluice.adapters.redis import connect
+    from sluice.domain.api_drift import DriftSeen
     from stream_processors.drift import DriftWatch, detected, publish
 
     assert isinstance(watch, DriftWatch)
     stop, client = threading.Event(), producer(settings)
+    board = DriftBoard(connect(settings), Keys(settings.prefix))
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
     before: DriftReport | None = None
@@ -94,14 +99,17 @@ def _follow(settings: Settings, watch: object, alias: str, every: float, as_json
     while True:
         try:
             report = watch.advance()
-            event = None if published else detected(report, alias, time.time_ns() // 1_000_000)
+            now_ms = time.time_ns() // 1_000_000
+            event = None if published else detected(report, alias, now_ms)
             if event is not None:
                 publish(client, event)
                 published = True
                 log.warning("%s has drifted: %s", watch.version, "; ".join(event.reasons))
             if as_json and report != before:
                 click.echo(msgspec.json.encode(report).decode())
-            before, away = report, False
+            before = report
+            board.put(DriftSeen(checked_ms=now_ms, report=report))
+            away = False
         except (TransportError, KafkaException) as error:
             if not away:
                 log.warning("drift is not watched: %s; trying again until it works", error)
