@@ -15,7 +15,9 @@ from typing import Any
 import yaml
 
 FOLDER = Path(__file__).parents[2] / "infra/k8s"
-WORKLOADS = ("Deployment", "StatefulSet", "Job")
+MERGED = ("Deployment", "StatefulSet", "Job")
+"""What pod.yaml is merged into"""
+WORKLOADS = (*MERGED, "CronJob")
 Object = dict[str, Any]
 
 
@@ -28,15 +30,28 @@ def base() -> list[Object]:
     (kustomization,) = documents(FOLDER / "base/kustomization.yaml")
     (patch,) = kustomization["patches"]
     (common,) = documents(FOLDER / "base" / patch["path"])
-    assert patch["target"]["kind"].split("|") == list(WORKLOADS)
+    assert patch["target"]["kind"].split("|") == list(MERGED)
     found = [one for name in kustomization["resources"] for one in documents(FOLDER / "base" / name)]
     for one in found:
         if one["kind"] in WORKLOADS:
-            one["spec"]["template"] = _merged(common["spec"]["template"], one["spec"]["template"])
-            one["spec"]["template"]["metadata"]["labels"]["app.kubernetes.io/name"] = "sluice"
-    (generated,) = kustomization["configMapGenerator"]
-    data = dict(literal.split("=", 1) for literal in generated["literals"])
-    return [*found, {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": generated["name"]}, "data": data}]
+            around = holder(one)
+            around["template"] = _merged(common["spec"]["template"], around["template"])
+            around["template"]["metadata"]["labels"]["app.kubernetes.io/name"] = "sluice"
+    return found + [_generated(one) for one in kustomization["configMapGenerator"]]
+
+
+def holder(workload: Object) -> Object:
+    """The mapping in which its pod stands, as `template`."""
+    spec = workload["spec"]
+    found = spec["jobTemplate"]["spec"] if workload["kind"] == "CronJob" else spec
+    assert isinstance(found, dict)
+    return found
+
+
+def _generated(told: Object) -> Object:
+    data = dict(literal.split("=", 1) for literal in told.get("literals", []))
+    data |= {name: (FOLDER / "base" / name).read_text() for name in told.get("files", [])}
+    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": told["name"]}, "data": data}
 
 
 def builder() -> list[str]:

@@ -14,10 +14,14 @@ import yaml
 from infra.kafka import jars
 from sluice.cli import COMMANDS, sluice
 from sluice.settings import Settings
+from training.lifecycle_plan import load_plan
 from training.prepare import PrepareOptions
 
 ROOT = Path(__file__).parents[2]
-OURS = {"topics-init", "process", "analyze", "features", "resolve", "route", "dashboard", "register", "replay"}
+OURS = {
+    "topics-init", "process", "analyze", "features", "resolve", "route", "dashboard", "drift", "lifecycle", "register",
+    "replay",
+}  # fmt: skip
 OTHERS = {"kafka", "redis", "mlflow", "prometheus", "grafana"}
 METRICS_PORT = 9100
 """As the image sets it, and as Prometheus asks"""
@@ -99,7 +103,7 @@ def test_a_replay_waits_for_the_models_it_serves(compose: Any) -> None:
     assert services["replay"]["depends_on"]["register"] == {"condition": "service_completed_successfully"}
     share = services["replay"]["command"][services["replay"]["command"].index("--from-share") + 1]
     assert float(share) == PrepareOptions().train_share
-    for name in ("register", "replay", "route"):
+    for name in ("register", "replay", "route", "drift", "lifecycle"):
         assert services[name]["environment"]["SLUICE_MLFLOW"] == "http://mlflow:5000", name
 
 
@@ -107,9 +111,12 @@ def test_volumes_are_declared(compose: Any) -> None:
     used = [volume.split(":")[0] for service in compose["services"].values() for volume in service.get("volumes", [])]
     named = {volume for volume in used if not volume.startswith(("/", "."))}
     assert named == set(compose["volumes"])
-    folders = {volume for volume in used if volume.startswith(".")} - {"./data"}
-    assert folders == {"./infra/prometheus", "./infra/grafana/provisioning", "./infra/grafana/dashboards"}
-    assert all((ROOT / folder).is_dir() for folder in folders)
+    ours = {volume for volume in used if volume.startswith(".")} - {"./data"}
+    assert ours == {
+        "./infra/prometheus", "./infra/grafana/provisioning", "./infra/grafana/dashboards", "./infra/docker/films.yaml",
+        "./sluice/experiments",
+    }  # fmt: skip
+    assert all((ROOT / path).exists() for path in ours)
 
 
 def test_no_secret_is_in_the_file_and_nobody_is_asked_for_one_that_is_not_needed(compose: Any) -> None:
@@ -175,3 +182,14 @@ def test_locks_have_hashes_and_no_address(path: str) -> None:
     requirements = re.split(r"\n(?=[a-z0-9])", text[text.index("\n", text.index("make lock")) + 1 :])
     assert len(requirements) > 50
     assert [entry for entry in requirements if "--hash=sha256:" not in entry] == []
+
+
+def test_a_training_fits_the_memory_of_its_container(compose: Any) -> None:
+    lifecycle = compose["services"]["lifecycle"]
+    (mounted,) = lifecycle["volumes"]
+    file, place, rights = mounted.split(":")
+    assert place == lifecycle["command"][-1] and rights == "ro"
+    plan = load_plan(ROOT / file)
+    assert compose["services"]["drift"]["command"][1] == f"{plan.model}@{plan.alias}"
+    limit = lifecycle["deploy"]["resources"]["limits"]["memory"]
+    assert plan.training.memory_mb + 512 <= int(limit.removesuffix("g")) * 1024

@@ -19,13 +19,19 @@ import yaml
 
 from sluice.adapters.telemetry import METRICS
 from sluice.cli import COMMANDS, sluice
+from sluice.domain.lifecycle import check_schedule
 from sluice.settings import Settings
+from training.lifecycle_plan import load_plan
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/operations.md").read_text()
 VERSIONS = ("1.31", kubernetes_validate.latest_version())
 COMPONENT = "app.kubernetes.io/component"
-OURS = {"topics", "process", "analyze", "features", "resolve", "route", "dashboard"}
+OURS = {
+    "topics", "process", "analyze", "features", "resolve", "route", "dashboard", "drift", "lifecycle", "retrain",
+}  # fmt: skip
+ENDING = {"topics", "retrain"}
+"""They end by themselves, and tell nobody how they are."""
 UNITS = {"Mi": 2**20, "Gi": 2**30}
 Object = dict[str, Any]
 
@@ -46,7 +52,7 @@ def of_kind(objects: list[Object], *kinds: str) -> dict[str, Object]:
 def pods(objects: list[Object]) -> dict[str, Object]:
     """Component → pod template, of ours."""
     found = of_kind(objects, *kustomized.WORKLOADS)
-    return {name: one["spec"]["template"] for name, one in found.items() if name in OURS}
+    return {name: kustomized.holder(one)["template"] for name, one in found.items() if name in OURS}
 
 
 def container(pod: Object) -> Object:
@@ -60,15 +66,20 @@ def ports(pod: Object) -> dict[str, int]:
 
 
 def settings(objects: list[Object]) -> dict[str, str]:
-    (config,) = of_kind(objects, "ConfigMap").values()
-    assert isinstance(config["data"], dict)
-    return config["data"]
+    (config,) = (one["data"] for one in of_kind(objects, "ConfigMap").values() if "SLUICE_KAFKA" in one["data"])
+    assert isinstance(config, dict)
+    return config
+
+
+def lives(objects: list[Object]) -> list[Object]:
+    """The ConfigMaps that say how models are led through their lives."""
+    return [one for one in of_kind(objects, "ConfigMap").values() if "films.yaml" in one["data"]]
 
 
 def chosen(selector: Object, objects: list[Object]) -> set[str]:
     """Names of the workloads whose pods a selector selects."""
     labels = {
-        name: one["spec"]["template"]["metadata"]["labels"]
+        name: kustomized.holder(one)["template"]["metadata"]["labels"]
         for name, one in of_kind(objects, *kustomized.WORKLOADS).items()
     }
     wanted = [(key, [value]) for key, value in selector.get("matchLabels", {}).items()]
@@ -97,7 +108,10 @@ def test_the_cluster_would_take_every_object(objects: list[Object], version: str
 def test_all_files_are_used() -> None:
     for folder in ("base", "production", "local"):
         (kustomization,) = kustomized.documents(kustomized.FOLDER / folder / "kustomization.yaml")
-        named = set(kustomization["resources"]) | {patch.get("path") for patch in kustomization.get("patches", [])}
+        named = set(kustomization["resources"])
+        for key in ("patches", "replacements"):
+            named |= {one.get("path") for one in kustomization.get(key, [])}
+        named |= {name for one in kustomization["configMapGenerator"] for name in one.get("files", [])}
         there = {path.name for path in (kustomized.FOLDER / folder).glob("*.yaml")} - {"kustomization.yaml"}
         assert {name for name in named if name and not name.startswith("..")} == there, folder
 
@@ -139,7 +153,7 @@ def test_ports_are_those_the_services_listen_on(objects: list[Object]) -> None:
     metrics = int(settings(objects)["SLUICE_METRICS"].rpartition(":")[2])
     for name, pod in found.items():
         assert pod["metadata"]["annotations"]["prometheus.io/port"] == str(metrics)
-        if name != "topics":
+        if name not in ENDING:
             assert ports(pod)["metrics"] == metrics, name
             for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
                 assert container(pod)[probe]["httpGet"]["port"] in ports(pod), name
@@ -167,7 +181,7 @@ def test_secrets_are_referred_to_and_nowhere_written(objects: list[Object]) -> N
 
 def test_names_that_are_referred_to_exist(objects: list[Object]) -> None:
     config = set(of_kind(objects, "ConfigMap"))
-    assert {one["name"] for one in every(objects, "configMapRef")} == config
+    assert {one["name"] for key in ("configMapRef", "configMap") for one in every(objects, key)} == config
     workloads = of_kind(objects, *kustomized.WORKLOADS)
     for one in of_kind(objects, "HorizontalPodAutoscaler").values():
         target = one["spec"]["scaleTargetRef"]
@@ -199,15 +213,16 @@ def test_selectors_select(objects: list[Object]) -> None:
 
 def test_what_must_be_one_is_one(objects: list[Object]) -> None:
     found = of_kind(objects, "Deployment")
-    assert found["features"]["spec"]["strategy"] == {"type": "Recreate"}
-    for name in ("features", "analyze"):
+    for name in ("features", "drift", "lifecycle"):
+        assert found[name]["spec"]["strategy"] == {"type": "Recreate"}
+    for name in ("features", "analyze", "drift", "lifecycle"):
         assert found[name]["spec"]["replicas"] == 1
         assert name not in of_kind(objects, "PodDisruptionBudget"), "it would block the drain of a node"
 
 
 def test_pods_have_nobodys_rights(objects: list[Object]) -> None:
     for one in of_kind(objects, *kustomized.WORKLOADS).values():
-        pod = one["spec"]["template"]["spec"]
+        pod = kustomized.holder(one)["template"]["spec"]
         assert pod["automountServiceAccountToken"] is False and pod["enableServiceLinks"] is False
         assert pod["securityContext"]["runAsNonRoot"] is True
         assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
@@ -226,6 +241,7 @@ def test_nothing_flows_that_no_policy_names(objects: list[Object]) -> None:
     assert policies["nothing"]["spec"] == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
     assert chosen(policies["servers"]["spec"]["podSelector"], objects) == OURS
     assert chosen(policies["metrics"]["spec"]["podSelector"], objects) == OURS
+    assert chosen(policies["models"]["spec"]["podSelector"], objects) == {"route", "drift", "lifecycle", "retrain"}
     for name in ("route", "dashboard"):
         policy = policies[name]["spec"]
         assert chosen(policy["podSelector"], objects) == {name}
@@ -279,4 +295,45 @@ def test_prometheus_finds_the_pods_as_the_page_says() -> None:
     assert rules["pod_label_" + re.sub(r"\W", "_", COMPONENT)]["target_label"] == "job"
     compose = yaml.safe_load((ROOT / "infra/prometheus/prometheus.yml").read_text())
     jobs = {one["job_name"] for one in compose["scrape_configs"]}
-    assert OURS - {"topics"} <= jobs
+    assert jobs >= OURS - ENDING
+
+
+def test_a_training_fits_the_memory_of_its_pod(objects: list[Object]) -> None:
+    found = pods(objects)
+    (plan,) = (yaml.safe_load(one["data"]["films.yaml"]) for one in lives(objects))
+    words = container(found["retrain"])["args"]
+    for name, taken in (
+        ("lifecycle", plan["training"]["memory_mb"]),
+        ("retrain", int(words[words.index("--memory") + 1])),
+    ):
+        limit = container(found[name])["resources"]["limits"]["memory"]
+        assert taken * UNITS["Mi"] + 512 * UNITS["Mi"] <= int(limit[:-2]) * UNITS[limit[-2:]], name
+
+
+def test_one_model_is_watched_trained_and_led(objects: list[Object], tmp_path: Path) -> None:
+    found = pods(objects)
+    (config,) = lives(objects)
+    (tmp_path / "films.yaml").write_text(config["data"]["films.yaml"])
+    plan = load_plan(tmp_path / "films.yaml")
+    model = f"{plan.model}@{plan.alias}"
+    assert container(found["drift"])["args"][1] == container(found["retrain"])["args"][1] == model
+    (volume,) = (one for one in found["lifecycle"]["spec"]["volumes"] if "configMap" in one)
+    (place,) = (one for one in container(found["lifecycle"])["volumeMounts"] if one["name"] == volume["name"])
+    assert container(found["lifecycle"])["args"] == ["lifecycle", "run", f"{place['mountPath']}/films.yaml"]
+    assert config["data"]["films.yaml"] == (ROOT / "infra/docker/films.yaml").read_text()
+
+
+def test_trainings_do_not_pile_up(objects: list[Object]) -> None:
+    """A training that is late, hangs, fails or is asked for wrongly ends, and none begins beside another."""
+    retrain = of_kind(objects, "CronJob")["retrain"]["spec"]
+    assert retrain["concurrencyPolicy"] == "Forbid" and retrain["startingDeadlineSeconds"] > 10
+    job, words = retrain["jobTemplate"]["spec"], container(pods(objects)["retrain"])["args"]
+    tries = (job["backoffLimit"] + 1) * int(words[words.index("--seconds") + 1])
+    assert job["activeDeadlineSeconds"] > tries
+    assert job["template"]["spec"]["restartPolicy"] == "Never", "else no rule of podFailurePolicy counts"
+    assert {
+        rule["action"]: rule["onExitCodes"]["values"]
+        for rule in job["podFailurePolicy"]["rules"]
+        if "onExitCodes" in rule
+    } == {"FailJob": [2]}
+    check_schedule(retrain["schedule"])
