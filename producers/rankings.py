@@ -33,7 +33,7 @@ class RankingLog:
     ) -> Iterator[bytes]:  # fmt: skip
         """Of a slate of the block that was ranked last. everything: variant → what it would have shown.
 
-        turn: what a release of the variant did with the slate.
+        turn: what a release did with the slate.
         """
         ranked_by = CANDIDATE if turn is not None and turn.shown else answer.variant
         known = self._candidates.known(slate, ranked_by)
@@ -44,8 +44,8 @@ class RankingLog:
         made = answer.assignment
         shares: dict[str, float] = dict(_allocation(made.allocation)) if made is not None else {answer.variant: 100}
         if turn is not None and turn.share:
-            released = shares[answer.variant]
-            shares |= {answer.variant: released * (1 - turn.share), CANDIDATE: released * turn.share}
+            released = shares.get(turn.variant, 0)
+            shares |= {turn.variant: released * (1 - turn.share), CANDIDATE: released * turn.share}
         tops = {name: {item.item_id for item in everything[name]} for name, share in shares.items() if share}
         items = tuple(
             [

@@ -37,11 +37,14 @@ class Candidate(NamedTuple):
 class Turn(NamedTuple):
     """What a release did with a slate."""
 
-    routed: Routed
-    shown: bool
-    """Whether the candidate is shown"""
+    variant: str
+    """The one that is released"""
     share: float
-    """Of the slates, 0 to 1, that are shown the candidate"""
+    """Of its slates, 0 to 1, that are shown the candidate"""
+    routed: Routed | None = None
+    """None: another variant ranks the slate"""
+    shown: bool = False
+    """Whether the candidate is"""
 
 
 class Releases:
@@ -72,25 +75,25 @@ class Releases:
             log.warning("%s: its candidate is not shown: %s", wanted.release if wanted else "release", error)
             self.candidate, self._refused = None, wanted
 
-    def turns(self, requests: Sequence[AssignmentRequest], routed: Sequence[Sequence[Routed]]) -> Mapping[int, Turn]:
-        """Place in the batch → what the release did with the slate, where it is one of the released variant."""
+    def turns(self, requests: Sequence[AssignmentRequest], routed: Sequence[Sequence[Routed]]) -> list[Turn | None]:
+        """What the release did with each slate of a batch; None while there is none."""
         candidate = self.candidate
         if candidate is None:
-            return {}
+            return [None] * len(requests)
+        now = self._share(self._router.allocation(candidate.release)[1])
+        turns: list[Turn | None] = [Turn(self.variant, now)] * len(requests)
         places = [place for place, answer in enumerate(routed) if answer[0].variant == self.variant]
         answers = self._router.assign([requests[place] for place in places], only={candidate.release})
-        turns = {}
         for place, answer in zip(places, answers, strict=True):
             if answer and (made := answer[0].assignment) is not None:
-                share = parse_allocation_key(made.allocation).get(candidate.name, 0) / 100
                 shown = not candidate.shadow and answer[0].variant == candidate.name
-                turns[place] = Turn(answer[0], shown, 0.0 if candidate.shadow else share)
+                turns[place] = Turn(self.variant, self._share(parse_allocation_key(made.allocation)), answer[0], shown)
         return turns
 
     def compared(self, slate: Slate, slate_id: str, turn: Turn) -> ShadowCompared | None:
         """What a shadow would have shown of a slate of the latest block; None when there is none."""
         candidate, scores = self.candidate, self._scores
-        if candidate is None or not candidate.shadow:
+        if candidate is None or not candidate.shadow or turn.routed is None:
             return None
         served, shadow = (scores.known(name, slate.number) for name in (self.variant, CANDIDATE))
         assert served.scores is not None and shadow.scores is not None
@@ -103,6 +106,10 @@ class Releases:
 
     def close(self) -> None:
         self._router.close()
+
+    def _share(self, allocation: Mapping[str, int]) -> float:
+        candidate = self.candidate
+        return 0.0 if candidate is None or candidate.shadow else allocation.get(candidate.name, 0) / 100
 
     def _found(self) -> tuple[str, Candidate] | None:
         """(released variant, candidate) of the first running experiment that is a release."""

@@ -235,21 +235,20 @@ class Replay:
         outcomes, liked_milli = self._plan.outcomes, self._plan.liked_milli
         shown: list[Sequence[Shown]] = []
         by_variant = self._candidates.shown(batch)
-        turns = self._releases.turns(requests, routed) if self._releases is not None else {}
-        for place, (slate, answer, everything) in enumerate(zip(batch, routed, by_variant, strict=True)):
+        turns = self._releases.turns(requests, routed) if self._releases is not None else [None] * len(batch)
+        for slate, answer, everything, turn in zip(batch, routed, by_variant, turns, strict=True):
             variant, outside = answer[0].variant, answer[0].outside or ""
-            if place in turns and turns[place].shown:
+            if turn is not None and turn.shown:
                 everything = {**everything, variant: everything[CANDIDATE]}
             self._accounting.add(result_of(slate.number, variant, everything, outcomes, liked_milli, outside))
             shown.append(everything[variant])
         times = _Times(self._plan, batch, shown)
         row = 0
-        for place, (slate, answer, items, everything) in enumerate(zip(batch, routed, shown, by_variant, strict=True)):
+        for slate, answer, items, everything, turn in zip(batch, routed, shown, by_variant, turns, strict=True):
             self._send_until(slate.at_ms)
             if self._stop.is_set():
                 return
-            turn = turns.get(place)
-            if turn is not None:
+            if turn is not None and turn.routed is not None:
                 self._compare(slate, turn)
                 answer = (*answer, turn.routed)
             if self._rankings is not None:

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from movielens_files import write_movielens
 
 from producers.slates import Slates, cut_slates
 from producers.sources import read_ratings
 from producers.worlds import Drift, Poison, drifted, parse_drift, parse_poison, poisoned
 from sluice.errors import ConfigError
-from tests.support.movielens_files import write_movielens
 
 
 @pytest.fixture(scope="module")

@@ -130,7 +130,7 @@ def canary(asked: Asked, bad: bool) -> None:
 @demo.command()
 @click.option("--infra", type=click.Choice(["embedded", "local"]), default="embedded", show_default=True)
 @click.option("--data", help="MovieLens folder or zip; the best there is, by default.")
-@click.option("--speed", default="110s", show_default=True, help="110s for the whole replay, or 50/s slates.")
+@click.option("--speed", default="120s", show_default=True, help="120s for the whole replay, or 50/s slates.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the change.")
 @click.option(
     "--amplitude", type=click.FloatRange(0, 5), default=1.0, show_default=True, help="Of the change, in stars."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Sequence
 from importlib import resources
@@ -15,7 +16,7 @@ from sluice.console.demo.loop_seen import Witness
 from sluice.console.demo.loop_view import LoopView
 from sluice.console.demo.models import LEFT_OUT
 from sluice.console.demo.run import DemoRun
-from sluice.domain.lifecycle import fold
+from sluice.domain.lifecycle import LifecycleState, fold
 from sluice.settings import Settings
 
 __all__ = ["LoopPlan", "LoopRun"]
@@ -100,10 +101,13 @@ class LoopRun(DemoRun):
         view, children = self._loop_view, self._children
         replay = children.start("replay", *self._replay, "--experiment", str(self._experiment_file()), good=(0,))
         view.phase("reading the ratings")
-        ended_s = None
+        ended_s, held = None, False
         while True:
             for event in witness.look():
                 view.event(event, witness)
+            if held != _at_work(fold(witness.events)):
+                held = not held
+                replay.signal(signal.SIGSTOP if held else signal.SIGCONT)
             view.look(witness, time.monotonic() - self._began_s)
             if children.done(replay) and ended_s is None:
                 ended_s = time.monotonic()
@@ -124,6 +128,14 @@ class LoopRun(DemoRun):
         )  # fmt: skip
         self._to_end(child)
         return printed(child)
+
+
+def _at_work(state: LifecycleState) -> bool:
+    """Whether a training is asked for, under way or judged. The replay stands still then: half a year of the log passes
+    in two minutes, in which the seconds of a training would be weeks."""
+    if state.running is None:
+        return state.drift is not None and state.attempt is None
+    return state.running.stage in ("requested", "trained")
 
 
 def _bundled(name: str) -> str:
