@@ -32,7 +32,7 @@ from sluice.domain.lifecycle_events import (
     ShadowJudged,
     ShadowStarted,
 )
-from sluice.errors import ConfigError, SluiceError, TransportError
+from sluice.errors import ConfigError, Conflict, SluiceError, TransportError
 from sluice.names import DECISIONS, Keys
 from sluice.settings import Settings
 from sluice.subscription import Subscription
@@ -149,12 +149,12 @@ class Lifecycle:
         with connect(self._settings) as client:
             store = ShadowStore(client, Keys(self._settings.prefix))
             found = store.figures(self._plan.release(run.version, canary=False).name)
-        own = [one for one in found if one.shadow_version == run.version and one.version == run.against]
-        requests = sum(one.requests for one in own)
-        if requests < rule.requests:
+        # A candidate that cannot even be loaded tells no version: all that is asked in this experiment is of it.
+        own = [one for one in found if one.shadow_version in (run.version, "")]
+        compared, failed = sum(one.compared for one in own), sum(sum(one.errors.values()) for one in own)
+        if compared + failed < rule.requests:
             return None
-        compared = sum(one.compared for one in own)
-        errors = sum(sum(one.errors.values()) for one in own) / requests
+        errors = failed / (compared + failed)
         p99_ms = max((one.shadow_ms.get("p99", 0.0) for one in own), default=0.0)
         overlap = min((one.overlap.mean for one in own if one.overlap.mean is not None), default=0.0)
         reasons = []
@@ -164,8 +164,7 @@ class Lifecycle:
             reasons.append(f"99 % of its rankings take up to {p99_ms:.0f} ms, more than {rule.max_p99_ms:g}")
         if overlap < rule.min_overlap:
             reasons.append(f"{overlap:.1%} of the best items are those of the version in force: too few")
-        figures = {"requests": float(requests), "compared": float(compared), "errors": errors, "p99_ms": p99_ms,
-                   "overlap": overlap}  # fmt: skip
+        figures = {"compared": float(compared), "errors": errors, "p99_ms": p99_ms, "overlap": overlap}
         return self._of(
             ShadowJudged, run, step, "shadow judged", version=run.version, passed=not reasons,
             reasons=tuple(reasons), figures=figures,
@@ -204,18 +203,31 @@ class Lifecycle:
             self._latest = decision
         return self._latest
 
-    def _promote(self, state: LifecycleState, step: Step, run: Attempt | None) -> LifecycleEvent:
+    def _promote(self, state: LifecycleState, step: Step, run: Attempt | None) -> LifecycleEvent | None:
         assert run is not None
         now = self._in_force().version
         if now not in (run.against, run.version):
             return self._ended(step, run, [f"the alias was moved by hand, from version {run.against} to {now}"])
-        if now != run.version:
-            self._move(run.version)
+
+        def due(state: LifecycleState) -> bool:
+            return state.paused is None and state.running is not None and state.running.id == run.id
+
+        if now != run.version and not self._move(run.version, due):
+            return None
         return self._of(Promoted, run, step, "promoted", version=run.version, before=run.against)
 
     def roll_back(self, reason: str, *, by: str = "", cause: str = "") -> LifecycleEvent:
         """Bring the version before the last promotion back, at once. Raises ConfigError when there is none."""
-        state = self._journal.poll()
+        event = self._taken_back(self._journal.catch_up(), reason, by, cause)
+        if event is None:
+            raise Conflict(f"{self._plan.serving}: somebody else has changed it at this moment: look again")
+        self._journal.append(event)
+        return event
+
+    def _roll_back(self, state: LifecycleState, step: Step, _: Attempt | None) -> LifecycleEvent | None:
+        return self._taken_back(state, step.reason, "", step.cause)
+
+    def _taken_back(self, state: LifecycleState, reason: str, by: str, cause: str) -> LifecycleEvent | None:
         run = state.attempt
         if run is None or not state.before:
             raise ConfigError(f"{self._plan.serving}: no promotion that could be taken back")
@@ -224,24 +236,38 @@ class Lifecycle:
         now = self._in_force().version
         if now not in (state.in_force, state.before):
             raise ConfigError(f"{self._plan.serving}: moved by hand to version {now}: it is not moved back")
-        if now != state.before:
-            self._move(state.before)
+
+        def due(latest: LifecycleState) -> bool:
+            return latest.running is None and (latest.in_force, latest.before) == (state.in_force, state.before)
+
+        if now != state.before and not self._move(state.before, due):
+            return None
         about = self._about(f"back {state.in_force}", run.id, cause=cause)
-        event = _made(
+        return _made(
             RolledBack, about, attempt=run.id, version=state.in_force, to=state.before, reasons=(reason,), by=by
         )
-        self._journal.append(event)
-        return event
 
-    def _roll_back(self, state: LifecycleState, step: Step, _: Attempt | None) -> LifecycleEvent | None:
-        return self.roll_back(step.reason, cause=step.cause)
+    def _move(self, version: str, due: Callable[[LifecycleState], bool]) -> bool:
+        """One call moves the alias: whoever asks meets the version before or this one.
 
-    def _move(self, version: str) -> None:
-        """One call moves the alias: whoever asks meets the version before or this one."""
+        False: the topic has meanwhile said that it is not to be moved. This process may have been suspended at any
+        moment, and MLflow compares nothing: so the topic is read to its end before, and once more after.
+        """
         tracking = Tracking(self._settings)
         with tracking.errors():
             aliases = Aliases(tracking, self._settings, self._plan.model, "")
-            aliases.move(self._plan.alias, self._registry.resolve(ModelRef(self._plan.model, version=version)))
+            wanted = self._registry.resolve(ModelRef(self._plan.model, version=version))
+            if not due(self._journal.catch_up()):
+                return False
+            aliases.move(self._plan.alias, wanted)
+            state = self._journal.catch_up()
+            if due(state):
+                return True
+            if state.in_force not in ("", version) and self._in_force().version == version:
+                stands = self._registry.resolve(ModelRef(self._plan.model, version=state.in_force))
+                aliases.move(self._plan.alias, stands)
+                log.warning("%s: overtaken: version %s stays in force", self._plan.serving, state.in_force)
+        return False
 
     def _abandon(self, state: LifecycleState, step: Step, run: Attempt | None) -> LifecycleEvent:
         assert run is not None

@@ -9,7 +9,7 @@ import logging
 import time
 from typing import Any, cast
 
-from sluice.adapters.kafka import KafkaError, Message, producer
+from sluice.adapters.kafka import KafkaError, KafkaException, Message, producer
 from sluice.adapters.reader import TopicReader
 from sluice.domain.events import decode, encode
 from sluice.domain.lifecycle import LifecycleState, fold
@@ -30,7 +30,7 @@ class Journal:
 
     def __init__(self, settings: Settings, model: str, alias: str) -> None:
         """Returns once what the topic holds has been read. Raises TransportError."""
-        self._model, self._alias = model, alias
+        self._model, self._alias, self._settings = model, alias, settings
         self._producer = producer(settings)
         self._reader = TopicReader(settings, LIFECYCLE, from_start=True)
         self.state = LifecycleState()
@@ -38,6 +38,20 @@ class Journal:
         """Those of this life, in the order of the topic, once each"""
         for message in self._reader.rest():
             self._take(message)
+
+    def catch_up(self) -> LifecycleState:
+        """Read what the topic holds at this moment; the state after it. Raises TransportError."""
+        try:
+            with TopicReader(self._settings, LIFECYCLE, from_start=False) as there:
+                ends = there.ends
+        except KafkaException as error:
+            raise TransportError(f"topic {LIFECYCLE}: {error.args[0].str()}") from error
+        deadline = time.monotonic() + WAIT_S
+        while not all(self._reader.reached(partition, end) for partition, end in ends.items()):
+            if time.monotonic() > deadline:
+                raise TransportError(f"topic {LIFECYCLE}: its end is not reached")
+            self.poll(0.1)
+        return self.state
 
     def poll(self, timeout_s: float = 0.0) -> LifecycleState:
         """Read on; the state after it."""

@@ -9,19 +9,15 @@ from typing import Any
 
 import msgspec
 import pytest
-from mlflow import MlflowClient
-from registered_models import NAME, likes, register
+from lives import ALIAS, CATALOGUE, NAME, PLAN, Stand
+from registered_models import likes, register
 
 from sluice.adapters import catalogue
-from sluice.adapters.kafka import producer
-from sluice.domain.canary import CanaryPlace, CanaryReport, CanaryState
-from sluice.domain.events import DecisionMade, encode
-from sluice.domain.lifecycle import Policy, event_id
+from sluice.domain.lifecycle import event_id
 from sluice.domain.lifecycle_events import (
     Aborted,
     Breach,
     CanaryAdvanced,
-    DriftDetected,
     GatePassed,
     GateRefused,
     LifecycleEvent,
@@ -31,88 +27,15 @@ from sluice.domain.lifecycle_events import (
     RolledBack,
 )
 from sluice.errors import ConfigError, TransportError
-from sluice.features import make_catalogue
-from sluice.names import DECISIONS
 from sluice.settings import Settings
 from training.lifecycle import Lifecycle
 from training.lifecycle_journal import Journal
 from training.lifecycle_plan import CANDIDATE, CONTROL, Plan, load_plan
-from training.retrain import RESULT_TAG, Result
-
-ALIAS = "PolicyA"
-PLAN = Plan(name="films", model=NAME, alias=ALIAS, policy=Policy(cooldown_s=0, shadow=False))
-CATALOGUE = make_catalogue(["1", "2", "3"], {"1": ("Drama",)}, {})
-
-
-class Stand:
-    """A topic and a registry in which version 1 is in force and version 2 was trained."""
-
-    def __init__(self, settings: Settings, folder: Path) -> None:
-        self.settings = settings
-        register(settings.mlflow_uri, folder / "1", ALIAS, likes("item_history", CATALOGUE))
-        register(settings.mlflow_uri, folder / "2", "Other", likes("item_history", CATALOGUE, sign=-1.0))
-        self.client = MlflowClient(settings.mlflow_uri, settings.mlflow_uri)
-        self.at_ms = 1000
-
-    @property
-    def alias(self) -> str:
-        return str(self.client.get_model_version_by_alias(NAME, ALIAS).version)
-
-    def judged(self, *, passed: bool) -> None:
-        result = Result(
-            model=NAME, alias=ALIAS, against="1", policy="PolicyA", fingerprint="f", rows_hash="r", offsets={},
-            window_ms=1, slates=1, users=1, train_rows=1, test_rows=1, click_rate=0.5, random_share=0.1,
-            effective_share=1.0, effective_test_rows=1.0, dropped={}, passed=passed,
-            refusals=() if passed else ("AUC fell",),
-        )  # fmt: skip
-        self.client.set_model_version_tag(NAME, "2", RESULT_TAG, msgspec.json.encode(result).decode())
-
-    def say(self, event: LifecycleEvent) -> None:
-        with Journal(self.settings, NAME, ALIAS) as journal:
-            journal.append(event)
-
-    def trained(self) -> str:
-        """Id of an attempt whose version 2 is registered."""
-        drift = DriftDetected(id="d1", model=NAME, at_ms=1, version="1", since_ms=0, until_ms=1)
-        self.say(drift)
-        request = self.turn()
-        assert isinstance(request, RetrainRequested)
-        assert (request.cause, request.against) == ("d1", "1")
-        self.say(ModelTrained(id="t1", model=NAME, alias=ALIAS, at_ms=2, attempt=request.id, version="2"))
-        return request.id
-
-    def turn(self, plan: Plan = PLAN) -> LifecycleEvent | None:
-        """One step by a process that has just begun, as after a kill."""
-        with Journal(self.settings, NAME, ALIAS) as journal:
-            life = Lifecycle(self.settings, plan, journal, clock_ms=lambda: self.at_ms)
-            try:
-                return life.turn()
-            finally:
-                life.close()
-
-    def decide(self, version: int, state: CanaryState, share: int) -> None:
-        place = CanaryPlace(state=state, step=1, since_ms=0, plan="p")
-        report = CanaryReport(
-            place=place, share=share, move=None, metrics=(), needed_units=None, before=None, orders=()
-        )
-        decision = DecisionMade(
-            experiment="films-2", version=version, at_ms=0, offsets={}, config_hash="", config={}, seed=0, evidence=(),
-            results=(), sample_ratio_p=None, allocation={CONTROL: 100 - share, CANDIDATE: share},
-            allocation_version=version, verdict="continue", reasons=("as it is",), canary=report,
-        )  # fmt: skip
-        client = producer(self.settings)
-        client.produce(DECISIONS, key="films-2", value=encode(decision))
-        assert client.flush(10) == 0
 
 
 @pytest.fixture
 def stand(make_stack: Callable[..., Settings], mlflow_store: Callable[[Path], str], tmp_path: Path) -> Stand:
     return Stand(replace(make_stack("embedded"), mlflow=mlflow_store(tmp_path)), tmp_path)
-
-
-def kinds(stand: Stand) -> list[str]:
-    with Journal(stand.settings, NAME, ALIAS) as journal:
-        return [str(event.__struct_config__.tag) for event in journal.events]
 
 
 def test_a_version_is_promoted_once_the_canary_is_through_and_comes_back_on_a_breach(stand: Stand) -> None:
@@ -141,7 +64,7 @@ def test_a_version_is_promoted_once_the_canary_is_through_and_comes_back_on_a_br
     assert isinstance(back, RolledBack) and (back.version, back.to, back.cause) == ("2", "1", "b1")
     assert stand.alias == "1"
     assert stand.turn() is None
-    assert kinds(stand).count("promoted") == kinds(stand).count("rolled-back") == 1
+    assert stand.kinds.count("promoted") == stand.kinds.count("rolled-back") == 1
 
 
 def test_a_refused_version_and_a_canary_that_did_worse_leave_the_alias_alone(stand: Stand) -> None:
@@ -186,7 +109,7 @@ def test_mlflow_that_is_away_during_a_promotion_is_waited_for(stand: Stand) -> N
     with pytest.raises(TransportError, match="does not answer"):
         stand.turn(quick)
     stand.settings = settings
-    assert kinds(stand)[-1] == "gate-passed"
+    assert stand.kinds[-1] == "gate-passed"
     assert isinstance(stand.turn(quick), Promoted)
     assert stand.alias == "2"
 
@@ -201,7 +124,7 @@ def test_people_and_other_processes_say_the_same_thing_once(stand: Stand) -> Non
         gate = replace_event(first, at_ms=8)
         other.append(gate)  # it had begun before it could read the first one
         assert one.poll(0.5) == other.state
-    assert kinds(stand).count("gate-passed") == 1
+    assert stand.kinds.count("gate-passed") == 1
     stand.say(Aborted(id="a", model=NAME, alias=ALIAS, at_ms=8, attempt=attempt, by="ada", why="no"))
     assert stand.turn() is None
     with Journal(stand.settings, NAME, ALIAS) as journal, pytest.raises(ConfigError, match="no promotion"):
