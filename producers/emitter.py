@@ -10,13 +10,13 @@ from typing import Any
 from sluice.adapters.kafka import KafkaError, Message, Producer
 from sluice.domain.events import Heartbeat, encode
 from sluice.errors import TransportError
-from sluice.names import ASSIGNMENTS, CLICKS, IMPRESSIONS, RANKINGS
+from sluice.names import ASSIGNMENTS, CLICKS, IMPRESSIONS, RANKINGS, SHADOW
 
 __all__ = ["Emitter", "Epoch"]
 
 POLL_EVERY = 256
 FULL_WAIT_S = 0.1
-_TOPICS = (IMPRESSIONS, CLICKS, ASSIGNMENTS, RANKINGS)
+_TOPICS = (IMPRESSIONS, CLICKS, ASSIGNMENTS, RANKINGS, SHADOW)
 
 
 @dataclass
