@@ -14,19 +14,19 @@ import msgspec
 
 from sluice.adapters.kafka import KafkaException, Producer, consumer, end_offsets, partition_count
 from sluice.adapters.metrics import Reading
-from sluice.adapters.mlflow import ModelVersion, Registry
+from sluice.adapters.mlflow import ModelRef, ModelVersion, Registry
 from sluice.adapters.reader import read_range
-from sluice.domain.drift import DriftOptions, DriftReport, Monitor
+from sluice.domain.drift import DriftOptions, DriftReport, Monitor, PerformanceMeasure
 from sluice.domain.events import MAX_EVENT_BYTES, OutcomeObserved, clicks_decoder
 from sluice.domain.lifecycle import event_id
 from sluice.domain.lifecycle_events import DriftDetected
 from sluice.domain.rankings import SlateRanked
-from sluice.errors import LogTruncated, TransportError
+from sluice.errors import LogTruncated, ModelUnusable, TransportError
 from sluice.names import CLICKS, LIFECYCLE, RANKINGS
 from sluice.settings import Settings
 from stream_processors.drift_join import Joiner
 
-__all__ = ["DriftWatch", "detected", "latest_served", "publish"]
+__all__ = ["DriftWatch", "Following", "detected", "latest_served", "publish"]
 
 log = logging.getLogger(__name__)
 
@@ -116,6 +116,49 @@ class DriftWatch:
             return None
 
 
+class Following:
+    """The version that an alias points to, whichever that is, and what of its drift is published."""
+
+    def __init__(self, settings: Settings, registry: Registry, ref: ModelRef, options: DriftOptions) -> None:
+        """Raises as `DriftWatch`."""
+        self._settings, self._registry, self._ref, self._options = settings, registry, ref, options
+        self.watch = DriftWatch(settings, registry, registry.resolve(ref), options)
+        self._told: set[str] = set()
+        self._without = ""
+        """Version that the alias points to and that has no reference"""
+
+    def advance(self, now_ms: int) -> tuple[DriftReport, DriftDetected | None]:
+        """The report, and the event that is to be published of it. Raises TransportError.
+
+        Drift is published when it is seen, and once more when the version is seen to do worse than before.
+        """
+        self._follow()
+        report = self.watch.advance()
+        event = detected(report, self._ref.alias, now_ms)
+        return report, None if event is None or event.id in self._told else event
+
+    def published(self, event: DriftDetected) -> None:
+        """It need not be published again."""
+        self._told.add(event.id)
+
+    def readings(self) -> Reading:
+        """For `/metrics`, on any thread."""
+        return self.watch.readings()
+
+    def _follow(self) -> None:
+        version = self._registry.resolve(self._ref) if self._ref.alias else self.watch.version
+        if version.version in (self.watch.version.version, self._without):
+            return
+        try:
+            self.watch = DriftWatch(self._settings, self._registry, version, self._options)
+        except ModelUnusable as error:
+            self._without = version.version
+            log.warning("%s: its drift is not watched", error)
+            return
+        self._without = ""
+        log.info("%s is watched: %s moved", version, self._ref)
+
+
 def latest_served(settings: Settings) -> tuple[str, str] | None:
     """Model and version that ranked last, by event time; None when none did."""
     latest, found = -1, None
@@ -141,11 +184,19 @@ def detected(report: DriftReport, alias: str, at_ms: int) -> DriftDetected | Non
     measures |= {one.name: one.value for one in performance if one.value is not None}
     reasons = [f"{one.name}: {one.value:.3f} instead of {one.expected:.3f}" for one in performance]
     reasons += [f"{name} is not what it was" for name in features[:10]]
+    worse = any(map(_is_worse, performance))
     return DriftDetected(
-        id=event_id("drift", report.model, report.version, report.since_ms), model=report.model, alias=alias,
-        at_ms=at_ms, version=report.version, since_ms=report.began_ms, until_ms=report.since_ms, features=features,
-        performance=report.performance.drifted, measures=measures, reasons=tuple(reasons),
+        id=event_id("drift", report.model, report.version, report.since_ms, *(["worse"] if worse else [])),
+        model=report.model, alias=alias, at_ms=at_ms, version=report.version, since_ms=report.began_ms,
+        until_ms=report.since_ms, features=features, performance=report.performance.drifted, worse=worse,
+        measures=measures, reasons=tuple(reasons),
     )  # fmt: skip
+
+
+def _is_worse(one: PerformanceMeasure) -> bool:
+    if one.value is None:
+        return False
+    return one.value > one.expected if one.name == "log_loss" else one.value < one.expected
 
 
 def publish(client: Producer, event: DriftDetected) -> None:

@@ -6,6 +6,7 @@ import logging
 import signal
 import threading
 import time
+from typing import TYPE_CHECKING
 
 import click
 import msgspec
@@ -19,6 +20,9 @@ from sluice.domain.drift import DriftOptions, DriftReport
 from sluice.errors import ConfigError, TransportError
 from sluice.names import Keys
 from sluice.settings import Settings
+
+if TYPE_CHECKING:
+    from stream_processors.drift import Following
 
 __all__ = ["drift"]
 
@@ -52,11 +56,12 @@ def drift(
     sluice drift movielens_ctr_ab@PolicyB --json
     sluice drift movielens_ctr_ab/3 --follow
 
-    MODEL is NAME@ALIAS or NAME/VERSION; by default the version that ranked last. It is compared with the reference that
-    was logged when it was trained. Experiments log what they show with `rankings: true`.
+    MODEL is NAME@ALIAS, followed when it moves, or NAME/VERSION; by default the version that ranked last. It is
+    compared with the reference that was logged when it was trained. Experiments log what they show with
+    `rankings: true`.
     """
     from sluice.adapters.mlflow import Registry, parse_model_uri
-    from stream_processors.drift import DriftWatch, latest_served
+    from stream_processors.drift import DriftWatch, Following, latest_served
 
     settings = Settings.load()
     if follow:
@@ -70,41 +75,39 @@ def drift(
     ref = parse_model_uri(f"models:/{model.removeprefix('models:/')}")
     registry = Registry(settings)
     options = DriftOptions(alpha=alpha, window_ms=max(round(window_h * 3_600_000), 1), features=features)
-    watch = DriftWatch(settings, registry, registry.resolve(ref), options)
     if not follow:
-        _print(watch.advance(), as_json)
+        _print(DriftWatch(settings, registry, registry.resolve(ref), options).advance(), as_json)
         return
+    following = Following(settings, registry, ref, options)
     metrics = Metrics("drift")
     with exporting(metrics, settings, metrics_port):
-        metrics.read_from(watch.readings, ready=lambda: watch.checked_s > 0)
+        metrics.read_from(following.readings, ready=lambda: following.watch.checked_s > 0)
         try:
-            _follow(settings, watch, ref.alias, every, as_json)
+            _follow(settings, following, every, as_json)
         finally:
             metrics.stop_reading()
 
 
-def _follow(settings: Settings, watch: object, alias: str, every: float, as_json: bool) -> None:
+def _follow(settings: Settings, following: Following, every: float, as_json: bool) -> None:
     from sluice.adapters.drift import DriftBoard
     from sluice.adapters.redis import connect
     from sluice.domain.api_drift import DriftSeen
-    from stream_processors.drift import DriftWatch, detected, publish
+    from stream_processors.drift import publish
 
-    assert isinstance(watch, DriftWatch)
     stop, client = threading.Event(), producer(settings)
     board = DriftBoard(connect(settings), Keys(settings.prefix))
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
     before: DriftReport | None = None
-    published, away = False, False
+    away = False
     while True:
         try:
-            report = watch.advance()
             now_ms = time.time_ns() // 1_000_000
-            event = None if published else detected(report, alias, now_ms)
+            report, event = following.advance(now_ms)
             if event is not None:
                 publish(client, event)
-                published = True
-                log.warning("%s has drifted: %s", watch.version, "; ".join(event.reasons))
+                following.published(event)
+                log.warning("%s has drifted: %s", following.watch.version, "; ".join(event.reasons))
             if as_json and report != before:
                 click.echo(msgspec.json.encode(report).decode())
             before = report

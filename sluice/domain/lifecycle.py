@@ -80,7 +80,7 @@ class Policy(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     shadow: bool = True
     canary: bool = True
     warm_s: Annotated[int, Meta(ge=0)] = 24 * 3600
-    """For so long after a promotion a breach brings the version before back by itself"""
+    """For so long after a promotion a breach, or drift for the worse, brings the version before back by itself"""
     longest_s: Annotated[int, Meta(ge=1)] = 7 * 24 * 3600
     """An attempt that takes longer is abandoned"""
 
@@ -216,9 +216,15 @@ def _request(state: LifecycleState, now_ms: int, policy: Policy, since_ms: int) 
 
 def _roll_back(state: LifecycleState, now_ms: int, policy: Policy) -> Step | None:
     warm = state.before and now_ms <= state.promoted_ms + policy.warm_s * 1000
-    if not warm or state.breach is None:
+    if not warm:
         return None
-    return Step(act="roll-back", cause=state.breach.id, version=state.in_force, reason=state.breach.reason)
+    if state.breach is not None:
+        return Step(act="roll-back", cause=state.breach.id, version=state.in_force, reason=state.breach.reason)
+    drift = state.drift
+    if drift is None or not drift.worse or drift.version != state.in_force:
+        return None
+    reason = "; ".join(drift.reasons) or "it does worse than it let expect"
+    return Step(act="roll-back", cause=drift.id, version=state.in_force, reason=reason)
 
 
 def _due_ms(schedule: str, after_ms: int) -> int:

@@ -51,7 +51,9 @@ class DriftDetected(OfModel, frozen=True, kw_only=True, tag="drift-detected"):
     features: tuple[str, ...] = ()
     """Those that drifted, the most important first; `score` for the score"""
     performance: bool = False
-    """Whether clicks, calibration or log loss got worse"""
+    """Whether clicks, calibration or log loss are not what the version let expect, or their relation to a feature"""
+    worse: bool = False
+    """Whether clicks are fewer or log loss is higher than the version let expect"""
     measures: dict[str, float] = {}
     reasons: tuple[str, ...] = ()
     """In words"""

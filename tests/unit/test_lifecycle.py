@@ -174,6 +174,33 @@ def test_a_breach_while_the_version_before_is_warm_brings_it_back_once() -> None
     assert fold([late], returned).breach is None
 
 
+@pytest.mark.parametrize(
+    ("changes", "at_ms", "act"),
+    [
+        ({"worse": True, "performance": True}, 2 * HOUR, "roll-back"),
+        ({"worse": True, "performance": True}, 2 * HOUR + FREE.warm_s * 1000, "request"),  # warm no more
+        ({"performance": True}, 2 * HOUR, "request"),  # other than expected, not worse: it learns anew
+        ({"worse": True, "version": "1"}, 2 * HOUR, None),  # the version before does worse: it was replaced
+    ],
+)
+def test_a_promoted_version_that_does_worse_than_expected_is_taken_back_while_the_one_before_is_warm(
+    changes: dict[str, object], at_ms: int, act: str | None
+) -> None:
+    event = replace(drift(7, HOUR, version="2"), **changes)
+    state = fold([*release(1, "2"), event])
+    step = next_step(state, at_ms, FREE)
+    assert (step and step.act) == act
+    if act == "roll-back":
+        assert step is not None and (step.version, step.cause) == ("2", "d7")
+        after = fold([of(RolledBack, version="2", to="1", at_ms=at_ms)], state)
+        assert (after.in_force, after.drift, next_step(after, at_ms, FREE)) == ("1", None, None)
+
+
+def test_a_first_version_that_does_worse_is_trained_again() -> None:
+    step = next_step(fold([replace(drift(1, 0), worse=True, performance=True)]), 0, FREE)
+    assert step is not None and step.act == "request"
+
+
 def test_drift_of_a_version_that_no_longer_serves_asks_for_nothing() -> None:
     state = fold([*release(1, "2"), drift(7, HOUR, version="1")])
     assert next_step(state, HOUR, FREE) is None
