@@ -50,16 +50,15 @@ $(STAMP): requirements.lock pyproject.toml | $(filter .bootstrap/%,$(UV))
 demo: $(STAMP)
 	@$(BIN)/sluice demo $(ARGS)
 
-# Unit tests on two cores; what starts servers one after the other, or they would wait for each other.
+# Two files at a time, each on servers of its own; those that take long come first (tests/conftest.py).
 PYTEST = $(BIN)/python -m pytest
-SPREAD = -n 2 --dist loadfile
+SPREAD = -n 2 --dist loadfile --no-loadscope-reorder
 
 test: $(STAMP)
 ifneq ($(ARGS),)
 	$(PYTEST) $(ARGS)
 else
-	$(PYTEST) $(SPREAD) tests/unit
-	$(PYTEST) --ignore=tests/unit
+	$(PYTEST) $(SPREAD) --durations=20
 endif
 
 test-fast: $(STAMP)

@@ -16,6 +16,7 @@ import os
 import shutil
 import signal
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import fields
 from pathlib import Path
@@ -61,9 +62,13 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    long: Counter[Path] = Counter()
     for item in items:
         if "local" in getattr(item, "fixturenames", ()):
             item.add_marker("kafka")
+        long[item.path] += any(item.get_closest_marker(name) for name in ("slow", "kafka"))
+    # Files with much to wait for first: at the end of a run on two cores, neither waits long for the other.
+    items.sort(key=lambda item: -long[item.path])
 
 
 @pytest.fixture(scope="session")
