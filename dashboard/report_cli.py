@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from sluice.errors import ConfigError, SluiceError, TransportError
+from sluice.errors import ConfigError, TransportError
+from sluice.pages.files import check_place, write_whole
 from sluice.settings import Settings
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def report(
         evidence = read_evidence(settings, experiment, at, watch=watch)
     models, problem = _models(settings, evidence, mlflow)
     made = make_report(evidence, _words(models))
-    _write(place, made.page.encode())
+    write_whole(place, made.page.encode())
     if charts is not None:
         _write_charts(charts, made)
     run_id = None
@@ -79,12 +79,7 @@ def _file_name(experiment: str) -> str:
 
 def _check_place(out: Path, charts: Path | None) -> None:
     """Before the work, so that nobody waits for nothing. Raises ConfigError."""
-    if out.is_dir():
-        raise ConfigError(f"--out: {out}: is a folder; name a file in it")
-    if not out.parent.is_dir():
-        raise ConfigError(f"--out: {out}: the folder {out.parent} does not exist")
-    if not os.access(out if out.exists() else out.parent, os.W_OK):
-        raise ConfigError(f"--out: {out}: cannot be written")
+    check_place("--out", out)
     if charts is not None:
         try:
             charts.mkdir(parents=True, exist_ok=True)
@@ -92,21 +87,9 @@ def _check_place(out: Path, charts: Path | None) -> None:
             raise ConfigError(f"--charts: {charts}: {error.strerror}") from error
 
 
-def _write(place: Path, data: bytes) -> None:
-    """Whole or not at all: whoever opens the page meanwhile sees the old one."""
-    part = place.with_name(f".{place.name}.{os.getpid()}")
-    try:
-        part.write_bytes(data)
-        part.replace(place)
-    except OSError as error:
-        with suppress(OSError):
-            part.unlink()
-        raise SluiceError(f"{place}: cannot be written: {error.strerror}") from error
-
-
 def _write_charts(folder: Path, made: Report) -> None:
     for drawing in made.drawings:
-        _write(folder / f"{drawing.name}.png", drawing.png())
+        write_whole(folder / f"{drawing.name}.png", drawing.png())
 
 
 def _models(settings: Settings, evidence: Evidence, asked: bool | None) -> tuple[dict[str, ServedModel] | None, str]:

@@ -6,6 +6,7 @@ import logging
 import signal
 import threading
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -19,6 +20,7 @@ from sluice.console.options import metrics_port_option
 from sluice.domain.drift import DriftOptions, DriftReport
 from sluice.errors import ConfigError, TransportError
 from sluice.names import Keys
+from sluice.pages.files import check_place, write_whole
 from sluice.settings import Settings
 
 if TYPE_CHECKING:
@@ -44,16 +46,19 @@ _SHOWN = 15
     help="Of event time.",
 )  # fmt: skip
 @click.option("--features", type=click.IntRange(1), default=30, show_default=True, help="To watch, by importance.")
+@click.option(
+    "--report", "page", type=click.Path(path_type=Path), metavar="FILE", help="Also write it as one HTML file.",
+)  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="One JSON object; with --follow one a line whenever it changes.")
 @metrics_port_option
 def drift(
-    model: str | None, follow: bool, every: float, alpha: float, window_h: float, features: int, as_json: bool,
-    metrics_port: int | None,
+    model: str | None, follow: bool, every: float, alpha: float, window_h: float, features: int, page: Path | None,
+    as_json: bool, metrics_port: int | None,
 ) -> None:  # fmt: skip
     """Whether the world, or a model, is not what it was when the model was trained.
 
     \b
-    sluice drift movielens_ctr_ab@PolicyB --json
+    sluice drift movielens_ctr_ab@PolicyB --report drift.html
     sluice drift movielens_ctr_ab/3 --follow
 
     MODEL is NAME@ALIAS, followed when it moves, or NAME/VERSION; by default the version that ranked last. It is
@@ -64,6 +69,10 @@ def drift(
     from stream_processors.drift import DriftWatch, Following, latest_served
 
     settings = Settings.load()
+    if page is not None:
+        if follow:
+            raise ConfigError("--report: of one look, so without --follow")
+        check_place("--report", page)
     if follow:
         logs.configure("drift", settings)
     wait_for_broker(settings)
@@ -76,7 +85,12 @@ def drift(
     registry = Registry(settings)
     options = DriftOptions(alpha=alpha, window_ms=max(round(window_h * 3_600_000), 1), features=features)
     if not follow:
-        _print(DriftWatch(settings, registry, registry.resolve(ref), options).advance(), as_json)
+        report = DriftWatch(settings, registry, registry.resolve(ref), options).advance()
+        _print(report, as_json)
+        if page is not None:
+            from stream_processors.drift_page import drift_page
+
+            write_whole(page, drift_page(report).encode())
         return
     following = Following(settings, registry, ref, options)
     metrics = Metrics("drift")

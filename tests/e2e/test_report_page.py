@@ -1,4 +1,4 @@
-"""The report of an experiment in a real browser: readable by everybody, on a phone, in the dark, on paper."""
+"""Reports of experiments and of drift in a real browser: readable by everybody, on a phone, in the dark, on paper."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from drift_pages import drift_report
 from online_evidence import decisions, evidence, experiment
 
 from dashboard.report import make_report
+from stream_processors.drift_page import drift_page
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
@@ -30,10 +32,16 @@ def browser() -> Iterator[Any]:
         found.close()
 
 
-@pytest.fixture(scope="module")
-def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+PAGES = {
+    "experiment": lambda: make_report(evidence(decisions(experiment()))).page,
+    "drift": lambda: drift_page(drift_report(shift=0.8)),
+}
+
+
+@pytest.fixture(scope="module", params=PAGES)
+def file(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("report") / "films.html"
-    made.write_text(make_report(evidence(decisions(experiment()))).page)
+    made.write_text(PAGES[request.param]())
     return made
 
 
