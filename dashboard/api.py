@@ -48,6 +48,10 @@ def routes(service: Service) -> APIRouter:
             )
         )  # fmt: skip
 
+    @api.get("/models")
+    async def models() -> Response:
+        return answer({"lives": service.lives.views(), "now_ms": now_ms()})
+
     @api.get("/stream")
     async def stream(
         experiment: Annotated[str | None, Query(max_length=200)] = None,

@@ -13,10 +13,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from sluice.adapters.checkpoints import ReplayStore, ReplayTruth
+from sluice.adapters.drift import DriftBoard
 from sluice.adapters.kafka import KafkaException, Message, consumer, partition_count
 from sluice.adapters.log_ends import LogEnds
 from sluice.adapters.reader import TopicReader
 from sluice.adapters.redis import connect, ping
+from sluice.domain.api_drift import DriftSeen
 from sluice.errors import SluiceError
 from sluice.live import LiveCounters, Snapshot
 from sluice.names import CLICKS, DECISIONS, IMPRESSIONS, Keys
@@ -31,6 +33,7 @@ BATCH = 200
 BACKOFF_S = (0.25, 0.5, 1.0, 2.0, 4.0)
 WATCHED_COUNTS_S, IDLE_COUNTS_S = 0.25, 2.0
 WATCHED_ENDS_S, IDLE_ENDS_S = 0.5, 2.0
+DRIFT_S = 5.0
 ANSWER_S = 3.0
 AHEAD_KB = "8192"
 """Fetched ahead: by default it would be 64 MiB, most of what the process holds"""
@@ -161,7 +164,7 @@ class EndsFeed(Feed):
 
 
 class CountsFeed(Feed):
-    """The counters and what a replay knows, from Redis."""
+    """The counters, what a replay knows and what drift monitors say, from Redis."""
 
     def __init__(
         self,
@@ -171,22 +174,28 @@ class CountsFeed(Feed):
         partitions: Callable[[], Sequence[int]],
         names: Callable[[], Sequence[str]],
         take: Callable[[Snapshot, Mapping[str, ReplayTruth]], None],
+        see: Callable[[list[DriftSeen]], None],
         heard: Callable[[str | None], None],
     ) -> None:
         """partitions: those of `impressions`, none while unknown; names: experiments whose truth is asked for."""
         super().__init__("counts", heard)
         self._settings = settings
         self._watched, self._partitions, self._names, self._take = watched, partitions, names, take
+        self._see, self._saw_s = see, -DRIFT_S
 
     def read(self) -> None:
         with connect(self._settings, timeout_s=ANSWER_S) as client:
             ping(client)
             store = ReplayStore(client, Keys(self._settings.prefix))
+            drift = DriftBoard(client, Keys(self._settings.prefix))
             with LiveCounters(self._settings, known={}) as live:
                 while not self._stop.is_set():
                     began_s = time.monotonic()
                     snapshot = live.snapshot(self._partitions() or None)
                     self._take(snapshot, store.truths(self._names()))
+                    if began_s - self._saw_s >= DRIFT_S:
+                        self._saw_s = began_s
+                        self._see(drift.latest())
                     self.well()
                     pause_s = WATCHED_COUNTS_S if self._watched() else IDLE_COUNTS_S
                     self._stop.wait(max(pause_s / 5, began_s + pause_s - time.monotonic()))

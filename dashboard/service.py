@@ -12,13 +12,14 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 from dashboard.board import Arrived, Board, Known
 from dashboard.explaining import Explainer
 from dashboard.feeds import CountsFeed, EndsFeed, Feed, TopicFeed
 from dashboard.hub import Hub
 from dashboard.live import WAITING, Live, now_ms
+from dashboard.lives import Lives
 from dashboard.lookups import Lookups, wall_ms
 from dashboard.records import read_decision
 from dashboard.timeline import Place
@@ -26,10 +27,13 @@ from sluice.adapters.catalogue import Catalogue
 from sluice.adapters.checkpoints import ReplayTruth
 from sluice.adapters.kafka import Message
 from sluice.adapters.metrics import Metrics, Reading
+from sluice.domain.api_drift import DriftSeen
+from sluice.domain.events import decode
 from sluice.domain.experiment import Experiment
+from sluice.domain.lifecycle_events import LifecycleEvent
 from sluice.errors import InvalidEvent
 from sluice.live import Snapshot
-from sluice.names import DECISIONS, EXPERIMENTS
+from sluice.names import DECISIONS, EXPERIMENTS, LIFECYCLE
 from sluice.settings import Settings
 
 __all__ = ["Service"]
@@ -45,7 +49,7 @@ MOST_TRUTHS = 200
 
 
 class Service:
-    """Reads `decisions`, `experiments` and Redis; writes nothing."""
+    """Reads `decisions`, `experiments`, `lifecycle` and Redis; writes nothing."""
 
     def __init__(self, settings: Settings) -> None:
         """Raises ConfigError when no broker or no Redis is configured."""
@@ -53,6 +57,7 @@ class Service:
         self.settings = settings
         self.server = secrets.token_hex(4)
         self.board = Board()
+        self.lives = Lives()
         self.live = Live(now_ms())
         self.hub = Hub(self.server)
         self.lookups = Lookups(settings)
@@ -128,15 +133,21 @@ class Service:
             self.settings, EXPERIMENTS, take=catalogue.take, begun=catalogue.begin, caught_up=catalogue.end,
             heard=self._hearing("experiments"),
         )  # fmt: skip
+        # Of a broker without this topic everything else is shown.
+        self._lives_feed = TopicFeed(
+            self.settings, LIFECYCLE, take=self._read_lives, begun=partial(self._post, self._begin_lives_again),
+            caught_up=lambda: None, heard=lambda _: None,
+        )  # fmt: skip
         ends = EndsFeed(
             self.settings, decisions, watched=watched, take=partial(self._post, self._take_ends),
             heard=self._hearing("ends"),
         )  # fmt: skip
         counts = CountsFeed(
             self.settings, watched=watched, partitions=lambda: self._partitions, names=lambda: self._names,
-            take=partial(self._post, self._take_counts), heard=partial(self._post, self._heard_redis),
+            take=partial(self._post, self._take_counts), see=partial(self._post, self._see_drift),
+            heard=partial(self._post, self._heard_redis),
         )  # fmt: skip
-        return [decisions, experiments, ends, counts]
+        return [decisions, experiments, self._lives_feed, ends, counts]
 
     def _read_decisions(self, messages: list[Message]) -> None:
         arrived, skipped = [], 0
@@ -150,6 +161,15 @@ class Service:
         self._post(self._take_decisions, arrived, skipped)
         self._post(taken.set)
         taken.wait(TAKEN_S)  # of a long log no more is decoded than is taken
+
+    def _read_lives(self, messages: list[Message]) -> None:
+        events, skipped = [], 0
+        for message in messages:
+            try:
+                events.append(cast(LifecycleEvent, decode(message.value() or b"", cast(Any, LifecycleEvent))))
+            except InvalidEvent:
+                skipped += 1
+        self._post(self._take_lives, events, skipped)
 
     def _hearing(self, feed: str) -> Callable[[str | None], None]:
         self._problems[feed] = WAITING
@@ -178,7 +198,8 @@ class Service:
 
     def _define(self, name: str, experiment: Experiment | None, at_ms: int) -> None:
         if self.board.define(name, experiment, at_ms) is None:
-            self.hub.publish("experiment", {"entry": None, "name": name}, subject=f"entry:{name}")
+            self.hub.forget(f"entry:{name}")
+            self.hub.publish("experiment", {"entry": None, "name": name})
         self._changed([name])
 
     def _defined_all(self, names: frozenset[str]) -> None:
@@ -193,7 +214,24 @@ class Service:
         self._caught_up.add(topic)
         self.hub.publish("reload", {"experiment": None})
 
+    def _take_lives(self, events: list[LifecycleEvent], skipped: int) -> None:
+        self.board.skipped += skipped
+        self._tell_lives(self.lives.take(events))
+
+    def _see_drift(self, seen: list[DriftSeen]) -> None:
+        self._tell_lives(self.lives.see(seen))
+
+    def _tell_lives(self, models: set[str]) -> None:
+        for model in models:
+            event = {"model": model, "lives": self.lives.views(model)}
+            self.hub.publish("lifecycle", event, subject=f"lives:{model}")
+
+    def _begin_lives_again(self) -> None:
+        self.lives.forget_events()
+        self.hub.publish("reload", {"experiment": None})
+
     def _begin_again(self) -> None:
+        self._lives_feed.begin_again()
         self._caught_up.discard(DECISIONS)
         self.board.forget_decisions()
         self.lookups.forget()

@@ -123,7 +123,7 @@ class Timeline:
         )
 
     def rates(self, variant: str | None, points: int) -> tuple[float, ...]:
-        """At most `points` (≥ 2) rates of a variant, the oldest first, evenly by version; those not known are left out."""
+        """At most `points` (≥ 2) rates of a variant, the oldest first, evenly by version; unknown ones are left out."""
         versions = self._columns["version"]
         column = self._variants.get(variant or "", {}).get("rate")
         if column is None:

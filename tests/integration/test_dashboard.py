@@ -17,13 +17,17 @@ import pytest
 from dashboard_server import Watcher, serving, writer
 from decisions import record
 from http_service import Servers
+from lives_told import drift_seen
 
 from analyzer.service import build
 from sluice.adapters import catalogue
 from sluice.adapters.checkpoints import ReplayStore, ReplayTruth
+from sluice.adapters.drift import DriftBoard
 from sluice.adapters.redis import connect
+from sluice.domain.events import encode
 from sluice.domain.experiment import load_experiments
-from sluice.names import Keys
+from sluice.domain.lifecycle_events import ModelTrained, RetrainRequested
+from sluice.names import EXPERIMENTS, LIFECYCLE, Keys
 from sluice.settings import Settings
 
 Wait = Callable[..., Any]
@@ -139,6 +143,16 @@ def test_the_catalogue_is_shown(settings: Settings, client: httpx.Client, wait_u
     assert shown["counters"]["variants"]["x"] == {"impressions": 0, "clicks": 0, "ctr": None, "units": 0}
 
 
+def test_a_deleted_experiment_is_told_once(settings: Settings, client: httpx.Client, wait_until: Wait) -> None:
+    (experiment,) = load_experiments("name: gone\nvariants: [{name: x}, {name: y}]", "test")
+    watcher = Watcher(client, "gone")
+    catalogue.apply(settings, [experiment])
+    wait_until(lambda: client.get("/api/experiments/gone").status_code == 200, 5, "it is known")
+    writer(settings, EXPERIMENTS)(None, experiment="gone")
+    wait_until(lambda: watcher.of("experiment")[-1:] == [{"entry": None, "name": "gone"}], 5, "it is told")
+    assert client.get("/api/experiments/gone").status_code == 404
+
+
 def test_the_truth_of_a_replay_gives_the_regret(
     settings: Settings, client: httpx.Client, write: Callable[..., None], wait_until: Wait
 ) -> None:
@@ -150,6 +164,27 @@ def test_the_truth_of_a_replay_gives_the_regret(
     shown = detail(client)
     assert (shown["truth"]["best"], shown["truth"]["regret"], shown["series"]["regret"]) == ("b", 3, [2.0])
     assert client.get(f"/api/experiments/{NAME}/export.json").json()["truth"]["slates"] == 9
+
+
+def test_the_lives_of_models_are_shown(settings: Settings, client: httpx.Client, wait_until: Wait) -> None:
+    write = writer(settings, LIFECYCLE)
+    said = {"model": "films", "alias": "champion", "at_ms": 1000}
+    write(encode(RetrainRequested(id="r", against="1", reason="asked for", by="ada", **said)), b"junk")
+    lives = lambda: client.get("/api/models").json()["lives"]  # noqa: E731
+    wait_until(lambda: [life["in_force"] for life in lives()] == ["1"], 10, "the request is known")
+    watcher = Watcher(client)
+    wait_until(lambda: watcher.of("hello"), 5, "the stream begins")
+    write(encode(ModelTrained(id="t", attempt="r", version="2", rows=7, **said)))
+    wait_until(lambda: watcher.of("lifecycle"), 5, "what happens is told")
+    (told,) = watcher.of("lifecycle")[-1]["lives"]
+    assert [event["words"] for event in told["events"]] == [
+        "Version 2 is trained, on 7 rows", "Retraining, against version 1",
+    ]  # fmt: skip
+    with connect(settings) as redis:
+        DriftBoard(redis, Keys(settings.prefix)).put(drift_seen("films", "1", drifted=True))
+    wait_until(lambda: lives()[0]["drift"], 15, "drift is shown")
+    assert lives()[0]["drift"]["drifted"] is True and client.get("/api/experiments").json()["skipped"] == 1
+    wait_until(lambda: watcher.of("lifecycle")[-1]["lives"][0]["drift"], 5, "drift is told")
 
 
 def test_fifty_viewers_see_the_same(client: httpx.Client, write: Callable[..., None], wait_until: Wait) -> None:

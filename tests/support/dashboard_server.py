@@ -96,13 +96,13 @@ class Watcher:
         return [version for body in self.of("decision") for version in body["points"]["version"]]
 
 
-def writer(settings: Settings) -> Callable[..., None]:
-    """`write(record, …)` puts records on topic `decisions` and returns when the broker holds them."""
+def writer(settings: Settings, topic: str = DECISIONS) -> Callable[..., None]:
+    """`write(record, …)` puts records on the topic and returns when the broker holds them."""
     out = producer(settings, {"linger.ms": 0})
 
-    def write(*records: bytes, experiment: str = "demo") -> None:
+    def write(*records: bytes | None, experiment: str = "demo") -> None:
         for record in records:
-            out.produce(DECISIONS, key=experiment, value=record)
+            out.produce(topic, key=experiment, value=record)
         assert out.flush(10) == 0
 
     return write

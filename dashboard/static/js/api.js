@@ -24,6 +24,7 @@ async function get(path, signal) {
 const of = (name) => `/api/experiments/${encodeURIComponent(name)}`;
 
 export const overview = (signal) => get("/api/experiments", signal);
+export const models = () => get("/api/models");
 export const detail = (name, signal) => get(of(name), signal);
 export const decision = (name, version, signal) => get(`${of(name)}/decisions/${version}`, signal);
 export const explanation = (name, version, signal) => get(`${of(name)}/decisions/${version}/explain`, signal);

@@ -12,6 +12,7 @@ import { Checks } from "./parts/checks.js";
 import { Explain } from "./parts/explain.js";
 import { Icon, StatusBadge } from "./parts/icons.js";
 import { Changes, DecisionLog } from "./parts/log.js";
+import { Models } from "./parts/models.js";
 import { Segments, Shadow } from "./parts/shadow.js";
 import { Sidebar } from "./parts/sidebar.js";
 import { Banner, Loading, NoDecision, NoExperiment, Problem } from "./parts/states.js";
@@ -112,7 +113,8 @@ class Experiment extends Component {
         <div class="column"><${Checks} model=${model} /><${Changes} model=${model} /></div>
       </div>
       <${Shadow} model=${model} />
-      <${Segments} model=${model} />`;
+      <${Segments} model=${model} />
+      <${Models} model=${model} lives=${store.lives} />`;
   }
 }
 

@@ -16,6 +16,7 @@ export class Store {
     this._changed = changed;
     this.experiments = null; // name → Entry, once the list is known
     this.listError = null;
+    this.lives = new Map(); // registered model → its LifeViews
     this.connection = { open: false, ever: false, lostMs: null, retryAtMs: null };
     this.sources = null;
     this.lag = null;
@@ -181,6 +182,17 @@ export class Store {
     this._changed();
   }
 
+  /** What cannot be had is told beside the experiments; the lives known so far stay. */
+  async _loadModels() {
+    try {
+      const found = await api.models();
+      this.lives = Map.groupBy(found.lives, (life) => life.model);
+    } catch {
+      return;
+    }
+    this._changed();
+  }
+
   /** The newest lines, or with `before` those that follow the ones which `which` holds. */
   async _loadLines(before, which = "log") {
     const log = this[which];
@@ -271,10 +283,12 @@ export class Store {
         if (data.experiment !== null && data.experiment !== this.name) return;
         this._load();
         this._loadList();
+        this._loadModels();
       },
       decision: () => this._decided(data),
       counters: () => this._counted(data),
       experiment: () => this._listed(data),
+      lifecycle: () => this.lives.set(data.model, data.lives),
       status: () => {
         this._sources(data);
         this.lag = data.lag;
@@ -289,6 +303,7 @@ export class Store {
     if (data.resumed) return;
     this._load();
     this._loadList();
+    this._loadModels();
   }
 
   _decided(told) {

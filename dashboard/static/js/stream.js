@@ -3,7 +3,7 @@
 const FIRST_MS = 500;
 const LONGEST_MS = 10_000;
 const SILENT_MS = 20_000; // the server says something at least every five seconds
-const KINDS = ["hello", "reload", "decision", "counters", "experiment", "status"];
+const KINDS = ["hello", "reload", "decision", "counters", "experiment", "status", "lifecycle"];
 
 export class Stream {
   /** `onEvent(kind, data)`, `onState({open, retryAtMs})`. */
