@@ -99,5 +99,8 @@ class Keys:
     def replay(self, name: str) -> str:
         return f"{self.prefix}replay:{name}"
 
+    def lifecycle(self, model: str, alias: str) -> str:
+        return f"{self.prefix}lifecycle:{model}@{alias}"
+
     def truth(self, experiment: str) -> str:
         return f"{self.prefix}truth:{experiment}"

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import getpass
-import logging
 import signal
 import threading
 import time
 import uuid
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
 
-from sluice.errors import ConfigError, TransportError
+from sluice.adapters import logs
+from sluice.adapters.exporter import exporting
+from sluice.adapters.lease import Lease
+from sluice.adapters.metrics import Metrics
+from sluice.adapters.redis import connect
+from sluice.console.options import metrics_port_option
+from sluice.errors import ConfigError
+from sluice.names import Keys
 from sluice.settings import Settings
 from training.options import needs_training
 from training.retrain_command import parse_model
@@ -25,10 +32,6 @@ if TYPE_CHECKING:
     from training.lifecycle_journal import Journal
 
 __all__ = ["lifecycle"]
-
-log = logging.getLogger(__name__)
-
-EVERY_S, LONGEST_WAIT_S = 1.0, 30.0
 
 
 @click.group()
@@ -42,46 +45,36 @@ def lifecycle() -> None:
 @lifecycle.command()
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
 @click.option("--once", is_flag=True, help="Do what is due, one step after the other, and stop where it must wait.")
-def run(file: Path, once: bool) -> None:
-    """Lead the model of FILE through its life, until stopped."""
+@metrics_port_option
+def run(file: Path, once: bool, metrics_port: int | None) -> None:
+    """Lead the model of FILE through its life, until stopped.
+
+    Several processes may be started for one model: one leads, the others stand by.
+    """
     with needs_training():
         from training.lifecycle import Lifecycle
         from training.lifecycle_journal import Journal
         from training.lifecycle_plan import load_plan
+        from training.lifecycle_process import Process
 
         plan, settings = load_plan(file), Settings.load()
         settings.require_kafka(), settings.require_redis()
-        stop = threading.Event()
+        logs.configure("lifecycle", settings)
+        stop, metrics = threading.Event(), Metrics("lifecycle")
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: stop.set())
-        with Journal(settings, plan.model, plan.alias) as journal:
+        with ExitStack() as closing:
+            client = closing.enter_context(connect(settings))
+            lease = closing.enter_context(Lease(client, Keys(settings.prefix).lifecycle(plan.model, plan.alias)))
+            journal = closing.enter_context(Journal(settings, plan.model, plan.alias))
             life = Lifecycle(settings, plan, journal)
-            try:
-                _turns(life.turn, stop, once=once)
-            finally:
-                life.close()
-
-
-def _turns(turn: Callable[[], Any], stop: threading.Event, *, once: bool) -> None:
-    wait_s = EVERY_S
-    while not stop.is_set():
-        try:
-            event = turn()
-            wait_s = EVERY_S
-        except TransportError as error:
-            if once:
-                raise
-            # The version in force serves on; the step is due again.
-            log.warning("%s: again in %.0f s", error, wait_s)
-            stop.wait(wait_s)
-            wait_s = min(2 * wait_s, LONGEST_WAIT_S)
-            continue
-        if event is not None:
-            click.echo(msgspec.json.encode(event).decode())
-        elif once:
-            return
-        else:
-            stop.wait(EVERY_S)
+            closing.callback(life.close)
+            process = Process(plan, journal, life, lease, metrics, lambda event: click.echo(_json(event)))
+            # Only now: totals are of the whole topic, and shall not seem to jump.
+            closing.enter_context(exporting(metrics, settings, metrics_port))
+            metrics.read_from(process.readings, ready=lambda: process.ready)
+            closing.callback(metrics.stop_reading)
+            process.once() if once else process.run(stop)
 
 
 @lifecycle.command()
@@ -185,7 +178,7 @@ def rollback(model: str, why: str, by: str) -> None:
         name, alias = parse_model(model)
         with _journal(model) as journal:
             life = Lifecycle(Settings.load(), Plan(name="by-hand", model=name, alias=alias), journal)
-            click.echo(msgspec.json.encode(life.roll_back(why, by=by)).decode())
+            click.echo(_json(life.roll_back(why, by=by)))
 
 
 def _journal(model: str) -> Journal:
@@ -214,7 +207,11 @@ def _say(model: str, kind: str, *, attempt: bool = False, idle: bool = False, **
             id=uuid.uuid4().hex[:16], model=name, alias=alias, at_ms=time.time_ns() // 1_000_000, **fields
         )
         journal.append(made)
-        click.echo(msgspec.json.encode(made).decode())
+        click.echo(_json(made))
+
+
+def _json(event: Any) -> str:
+    return msgspec.json.encode(event).decode()
 
 
 def _tag(event: Any) -> str:

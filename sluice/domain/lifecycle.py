@@ -13,7 +13,7 @@ Library: msgspec, cronsim.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from functools import reduce
 from hashlib import blake2b
@@ -46,7 +46,7 @@ from sluice.domain.lifecycle_events import (
 )
 
 __all__ = [
-    "Attempt", "LifecycleState", "Policy", "Step", "check_schedule", "event_id", "fold", "next_step",
+    "Attempt", "LifecycleState", "Policy", "Stage", "Step", "check_schedule", "event_id", "fold", "next_step",
     "waits_for_approval",
 ]  # fmt: skip
 
@@ -127,6 +127,10 @@ class LifecycleState(Struct, frozen=True, kw_only=True):
     """Of the version in force"""
     paused: Paused | None = None
     promotions: int = 0
+    reversals: int = 0
+    """Promotions that were taken back"""
+    outcomes: Mapping[str, int] = {}
+    """How attempts ended → how many"""
     seen: frozenset[str] = frozenset()
     """Ids of all events"""
 
@@ -263,7 +267,10 @@ def _after(state: LifecycleState, event: LifecycleEvent) -> LifecycleState:
         )  # fmt: skip
     if run.outcome in _UNANSWERED:
         state = replace(state, drift=run.drift)
-    return replace(state, attempt=run, ended_ms=event.at_ms if run.stage == "ended" else state.ended_ms)
+    if run.stage == "ended":
+        outcomes = {**state.outcomes, run.outcome: state.outcomes.get(run.outcome, 0) + 1}
+        state = replace(state, ended_ms=event.at_ms, outcomes=outcomes)
+    return replace(state, attempt=run)
 
 
 def _requested(state: LifecycleState, event: RetrainRequested) -> LifecycleState:
@@ -282,7 +289,10 @@ def _rolled_back(state: LifecycleState, event: RolledBack) -> LifecycleState:
     """Of a promotion, not of a canary."""
     if (event.version, event.to) != (state.in_force, state.before) or not event.to:
         return state
-    return replace(state, in_force=event.to, before="", breach=None, drift=None, ended_ms=event.at_ms)
+    return replace(
+        state, in_force=event.to, before="", breach=None, drift=None, ended_ms=event.at_ms,
+        reversals=state.reversals + 1,
+    )  # fmt: skip
 
 
 def _moved(run: Attempt, event: OfAttempt) -> Attempt:

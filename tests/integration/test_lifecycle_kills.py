@@ -19,6 +19,8 @@ from sluice.adapters import catalogue
 from sluice.domain.lifecycle import LifecycleState, Policy
 from sluice.domain.lifecycle_events import Breach
 from sluice.settings import Settings
+from training.lifecycle import Lifecycle
+from training.lifecycle_journal import Journal
 from training.lifecycle_plan import Plan, ShadowRule
 
 PLAN = Plan(name="films", model=NAME, alias=ALIAS, policy=Policy(cooldown_s=0), shadow=ShadowRule(requests=20))
@@ -67,11 +69,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, mlflow_store: Callable
     folder = tmp_path_factory.mktemp("undisturbed")
     with stacks.start("embedded", Settings(state=folder), stacks.Options(deadline_s=120)) as running:
         stand = Stand(replace(running.settings, mlflow=mlflow_store(folder)), folder)
-        ends = {}
-        for until in (len(RELEASE), len(RELEASE + BACK)):
-            lead(stand, until)
-            ends[until] = stand.state
-        yield ends
+        yield {until: lead(stand, until) for until in (len(RELEASE), len(RELEASE + BACK))}
 
 
 @pytest.fixture
@@ -85,21 +83,21 @@ def stand(
     return made
 
 
-def world(stand: Stand, happened: int, *, by_hand: bool = True) -> bool:
-    """What others do once so many events have happened; whether that was an event itself.
+def world(stand: Stand, journal: Journal, *, by_hand: bool = True) -> bool:
+    """What others do at this moment of the life; whether that was an event itself.
 
     by_hand: what the training would say is said, instead of letting a process find the version that is there.
     """
-    attempt = stand.state.attempt
-    match happened:
+    match len(journal.events):
         case 0:
-            stand.drifted()
+            journal.append(stand.drift)
             return True
         case 2:
-            assert attempt is not None
-            stand.judged(passed=True, attempt=attempt.id)
+            assert journal.state.attempt is not None
+            attempt = journal.state.attempt.id
+            stand.judged(passed=True, attempt=attempt)
             if by_hand:
-                stand.say_trained(attempt.id)
+                journal.append(stand.training(attempt))
             return by_hand
         case 5:
             stand.shadowed(20)
@@ -108,37 +106,48 @@ def world(stand: Stand, happened: int, *, by_hand: bool = True) -> bool:
         case 7:
             stand.decide(2, "promoted", 100)
         case 9:
-            stand.say(Breach(id="b1", model=NAME, at_ms=5, version="2", reason="clicks fell"))
+            journal.append(Breach(id="b1", model=NAME, at_ms=5, version="2", reason="clicks fell"))
             return True
     return False
 
 
-def lead(stand: Stand, until: int) -> None:
-    """On, from wherever it stands, until so many events have happened; each step by a process that has just begun."""
-    while (happened := len(stand.kinds)) < until:
-        if not world(stand, happened):
-            stand.turn(PLAN)
+def lead(stand: Stand, until: int, *, first: bool = False, unsettled: bool = False) -> LifecycleState:
+    """On, from wherever it stands, until so many events have happened; at an end of the life, until nothing is due.
+
+    first: the next step is done by the process, even if it is a training. unsettled: leave what is due at the end.
+    """
+    with Journal(stand.settings, NAME, ALIAS) as journal:
+        life = Lifecycle(stand.settings, PLAN, journal, clock_ms=lambda: stand.at_ms)
+        while len(journal.events) < until:
+            if not world(stand, journal, by_hand=not first):
+                life.turn()
+            first = False
+        if until in (len(RELEASE), len(RELEASE + BACK)) and not unsettled:
+            assert life.turn() is None
+        life.close()
+        return journal.state
+
+
+def prepare(stand: Stand, state: State) -> None:
+    """To where the step of `state` is due."""
+    lead(stand, state.events, unsettled=True)
+    if state.name != "promoted":
+        with Journal(stand.settings, NAME, ALIAS) as journal:
+            world(stand, journal, by_hand=False)
 
 
 @pytest.mark.parametrize(("state", "moment"), CASES)
 def test_a_killed_process_is_followed_by_one_that_comes_to_the_same_end(
     stand: Stand, undisturbed: Ends, state: State, moment: Moment
 ) -> None:
-    lead(stand, state.events)
-    world(stand, state.events, by_hand=False) if state.name != "promoted" else None
+    prepare(stand, state)
     killed(stand, PLAN, state.deed, moment)
-    alias, happened = stand.alias, len(stand.kinds)
+    alias, left = stand.alias, stand.records
     assert alias in ("1", "2")
     expected = RELEASE if state.events <= len(RELEASE) else RELEASE + BACK
-    if happened < len(expected):  # whoever comes next does this step, whatever it is
-        world(stand, happened, by_hand=False)
-        stand.turn(PLAN)
-    lead(stand, len(expected))
-    assert [stand.turn(PLAN) for _ in range(2)] == [None, None]
-    assert stand.kinds == stand.records == expected
-    assert stand.state == undisturbed[len(expected)]
-    assert stand.alias == stand.state.in_force
+    after = lead(stand, len(expected), first=True)
+    assert after == undisturbed[len(expected)]
+    assert stand.records == expected
+    assert stand.alias == after.in_force
     assert catalogue.load(stand.settings)["films-2"].state.status == "stopped"
-    print(
-        f"| {state.name} | {moment} | {happened} events, alias at {alias} | {stand.kinds[-1]}, alias at {stand.alias} |"
-    )
+    print(f"| {state.name} | {moment} | {left[-1]}, alias at {alias} | {expected[-1]}, alias at {after.in_force} |")

@@ -25,7 +25,7 @@ from sluice.adapters.redis import connect
 from sluice.adapters.shadow import ShadowStore
 from sluice.domain.canary import CanaryPlace, CanaryReport, CanaryState
 from sluice.domain.events import DecisionMade, encode
-from sluice.domain.lifecycle import LifecycleState, Policy, event_id
+from sluice.domain.lifecycle import Policy, event_id
 from sluice.domain.lifecycle_events import DriftDetected, LifecycleEvent, ModelTrained, RetrainRequested
 from sluice.domain.shadow import ShadowCompared, ShadowKey, ShadowSums, compare
 from sluice.features import make_catalogue
@@ -64,11 +64,6 @@ class Stand:
         return str(self.client.get_model_version_by_alias(NAME, ALIAS).version)
 
     @property
-    def state(self) -> LifecycleState:
-        with Journal(self.settings, NAME, ALIAS) as journal:
-            return journal.state
-
-    @property
     def kinds(self) -> list[str]:
         """Tags of what happened, in order."""
         with Journal(self.settings, NAME, ALIAS) as journal:
@@ -84,22 +79,21 @@ class Stand:
         with Journal(self.settings, NAME, ALIAS) as journal:
             journal.append(event)
 
-    def drifted(self) -> None:
-        self.say(DriftDetected(id="d1", model=NAME, at_ms=1, version="1", since_ms=0, until_ms=1))
+    drift = DriftDetected(id="d1", model=NAME, at_ms=1, version="1", since_ms=0, until_ms=1)
 
     def trained(self) -> str:
         """Id of an attempt whose version 2 is registered."""
-        self.drifted()
+        self.say(self.drift)
         request = self.turn()
         assert isinstance(request, RetrainRequested)
         assert (request.cause, request.against) == ("d1", "1")
-        self.say_trained(request.id)
+        self.say(self.training(request.id))
         return request.id
 
-    def say_trained(self, attempt: str) -> None:
+    def training(self, attempt: str) -> ModelTrained:
         """What the process itself would say of version 2."""
         told = event_id(NAME, ALIAS, "trained", attempt)
-        self.say(ModelTrained(id=told, model=NAME, alias=ALIAS, at_ms=2, attempt=attempt, version="2"))
+        return ModelTrained(id=told, model=NAME, alias=ALIAS, at_ms=2, attempt=attempt, version="2")
 
     def judged(self, *, passed: bool, attempt: str = "") -> None:
         """Version 2 carries a verdict, and the attempt that it was trained for."""
