@@ -178,6 +178,7 @@ export class Store {
     } catch (error) {
       if (signal.aborted || error.name === "AbortError") return;
       this.detailError = { status: error.status, message: error.message };
+      if (error.status === 404) this.detail = null; // it was there, and is not any more
     }
     this._changed();
   }
@@ -345,6 +346,7 @@ export class Store {
     if (this.experiments === null) return;
     if (entry === null) {
       this.experiments.delete(name);
+      if (name === this.name) this._load();
       return;
     }
     this.experiments.set(entry.name, entry);

@@ -23,6 +23,8 @@ from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_play
 from infra import stack as stacks
 from sluice.adapters import catalogue
 from sluice.domain.events import encode
+from sluice.domain.lifecycle_events import ModelTrained, RetrainRequested
+from sluice.names import EXPERIMENTS, LIFECYCLE
 from sluice.settings import Settings
 
 LENGTH = 120
@@ -298,6 +300,34 @@ def test_nothing_there_yet(browser: Browser, open_page: Open, make_stack: Callab
         expect(page.get_by_role("heading", level=1)).to_have_text("first")
         expect(page.get_by_role("heading", name="No decision yet")).to_be_visible()
         assert serious(page) == []
+
+
+def test_an_experiment_that_is_deleted_while_somebody_looks(
+    server: httpx.Client, settings: Settings, open_page: Open
+) -> None:
+    catalogue.apply(settings, [bandit("doomed")])
+    page = open_page(server, "#/doomed", quiet=False)
+    expect(page.get_by_role("heading", name="No decision yet")).to_be_visible()
+    writer(settings, EXPERIMENTS)(None, experiment="doomed")
+    expect(page.get_by_role("heading", level=1)).to_have_text("Not found")
+    expect(page.get_by_role("link", name=re.compile("^doomed"))).to_have_count(0)
+
+
+def test_the_lives_of_models(server: httpx.Client, settings: Settings, open_page: Open) -> None:
+    write = writer(settings, LIFECYCLE)
+    said = {"model": "films", "alias": "champion", "at_ms": 1000}
+    write(encode(RetrainRequested(id="r", against="1", reason=HOSTILE, by="ada", **said)))
+    page = open_page(server, "#/demo")
+    life = page.locator(".life")
+    expect(life).to_contain_text("films@champion")
+    expect(life.locator(".light")).to_have_text("version 1 serves")
+    expect(life.locator(".moves li")).to_contain_text(HOSTILE)
+    write(encode(ModelTrained(id="t", attempt="r", version="2", rows=7, **said)))
+    expect(life.locator(".moves li").first).to_contain_text("Version 2 is trained, on 7 rows")
+    expect(life.locator(".step[aria-current]")).to_contain_text("Model tests")
+    assert serious(page) == []
+    page.set_viewport_size(NARROW)
+    assert page.evaluate("() => document.documentElement.scrollWidth") <= NARROW["width"]
 
 
 def test_servers_that_are_away_and_experiments_that_are_not_there_are_said(
