@@ -142,7 +142,8 @@ def _error(one: tuple[Ints, Ints], other: tuple[Ints, Ints], user: Ints) -> floa
 @click.option("--stale", required=True, help="models:/NAME/VERSION that was in force first.")
 @click.option("--promoted", required=True, help="models:/NAME/VERSION that was promoted.")
 @click.option("--at", type=click.IntRange(1), required=True, help="Number of the slate from which on that served.")
-def truth(given: DataOptions, drift: str, stale: str, promoted: str, at: int) -> None:
+@click.option("--until", type=click.IntRange(1), help="Number of the slate before which it served.  [default: the end]")
+def truth(given: DataOptions, drift: str, stale: str, promoted: str, at: int, until: int | None) -> None:
     """Compare versions of a model on the slates of a replay with a planted change."""
     with needs_training():
         source, planted, registry = given.source(), parse_drift(drift), Registry(Settings.load())
@@ -151,7 +152,7 @@ def truth(given: DataOptions, drift: str, stale: str, promoted: str, at: int) ->
         )
         models = [registry.load(registry.resolve(parse_model_uri(uri))) for uri in (stale, promoted)]
         examples = Examples(data, batch_features(data.log, models[0].catalogue))
-        found = Course(data.test_from, int(len(data.log) * planted.at), at, len(data.log))
+        found = Course(data.test_from, int(len(data.log) * planted.at), at, min(until or len(data.log), len(data.log)))
         told = course(examples, _model(models[0]), _model(models[1]), models[0].name, found, given.seed)
     click.echo(msgspec.json.encode(told).decode())
 

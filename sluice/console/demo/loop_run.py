@@ -17,7 +17,7 @@ from sluice.console.demo.loop_view import LoopView
 from sluice.console.demo.models import LEFT_OUT
 from sluice.console.demo.run import DemoRun
 from sluice.domain.lifecycle import LifecycleState, fold
-from sluice.settings import Settings
+from sluice.domain.lifecycle_events import Promoted
 
 __all__ = ["LoopPlan", "LoopRun"]
 
@@ -82,10 +82,10 @@ class LoopRun(DemoRun):
             self._follow(witness)
             summary = self._summary
             stale = min(witness.served, key=lambda version: witness.served[version].first)
-            promoted = fold(witness.events).in_force
+            promoted = next((event.version for event in witness.events if isinstance(event, Promoted)), None)
             truth = None
-            if promoted and promoted != stale and promoted in witness.served:
-                truth = self._truth(settings, stale, promoted, witness.served[stale].last + 1)
+            if promoted is not None and promoted in witness.served:
+                truth = self._truth(stale, promoted, witness)
             return loop_outcome(summary, witness, truth, stale, time.monotonic() - self._began_s)
 
     def _wait_for_model(self, training: Child | None) -> None:
@@ -118,12 +118,15 @@ class LoopRun(DemoRun):
                     return
             time.sleep(LOOK_EVERY_S)
 
-    def _truth(self, settings: Settings, stale: str, promoted: str, at: int) -> dict[str, object]:
+    def _truth(self, stale: str, promoted: str, witness: Witness) -> dict[str, object]:
+        """Of the first version that was promoted, as long as it served."""
+        served = witness.served
         self._loop_view.phase("working out what would have been earned without the loop")
         plan = self._plan
         child = self._children.start(
             "truth", *plan.source, "--train-share", str(plan.train_share), "--drift", plan.drift,
-            "--stale", f"models:/{MODEL}/{stale}", "--promoted", f"models:/{MODEL}/{promoted}", "--at", str(at),
+            "--stale", f"models:/{MODEL}/{stale}", "--promoted", f"models:/{MODEL}/{promoted}",
+            "--at", str(served[stale].last + 1), "--until", str(served[promoted].last + 1),
             good=(0,), module="training.loop_truth",
         )  # fmt: skip
         self._to_end(child)
