@@ -9,10 +9,11 @@ from msgspec import Meta, Struct
 from sluice.domain.drift import DriftReport
 from sluice.domain.events import Id
 
-__all__ = ["MAX_CHECKED", "DriftAnswer", "DriftCheckBody", "DriftRow", "DriftSeen"]
+__all__ = ["MAX_CHECKED", "MAX_COLUMNS", "DriftAnswer", "DriftCheckBody", "DriftRow", "DriftSeen"]
 
-MAX_CHECKED = 5000
+MAX_CHECKED = 1000
 """Rows of one check"""
+MAX_COLUMNS = 256
 
 
 class DriftSeen(Struct, frozen=True, kw_only=True):
@@ -37,7 +38,7 @@ class DriftRow(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     user_id: Id
     """Rows of a user hang together: they count as one witness"""
-    features: Annotated[tuple[Value | None, ...], Meta(min_length=1, max_length=1000)]
+    features: Annotated[tuple[Value | None, ...], Meta(min_length=1, max_length=MAX_COLUMNS)]
     """As they were served; null where one is missing"""
     score: Value
     """What the model said"""
@@ -51,7 +52,7 @@ class DriftCheckBody(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     ]
     """`NAME@ALIAS` or `NAME/VERSION`"""
     rows: Annotated[tuple[DriftRow, ...], Meta(min_length=1, max_length=MAX_CHECKED)]
-    columns: Annotated[tuple[Annotated[str, Meta(max_length=128)], ...], Meta(max_length=1000)] | None = None
+    columns: Annotated[tuple[Annotated[str, Meta(max_length=128)], ...], Meta(max_length=MAX_COLUMNS)] | None = None
     """Names of the features of every row; by default those of the model, in its order"""
     alpha: Annotated[float, Meta(gt=0, lt=1)] = 0.05
     """Probability that the answer says `drifted` where nothing changed"""
