@@ -323,6 +323,13 @@ def test_one_model_is_watched_trained_and_led(objects: list[Object], tmp_path: P
     assert config["data"]["films.yaml"] == (ROOT / "infra/docker/films.yaml").read_text()
 
 
+@pytest.mark.skipif(not kustomized.builder(), reason="needs kustomize, or kubectl, which has it")
+def test_every_pod_in_production_knows_the_authority_of_kafka() -> None:
+    for name, pod in pods(kustomized.built("production")).items():
+        places = {mount["name"]: mount["mountPath"] for mount in container(pod)["volumeMounts"]}
+        assert places["kafka-authority"] == "/etc/sluice/kafka", name
+
+
 def test_trainings_do_not_pile_up(objects: list[Object]) -> None:
     """A training that is late, hangs, fails or is asked for wrongly ends, and none begins beside another."""
     retrain = of_kind(objects, "CronJob")["retrain"]["spec"]
