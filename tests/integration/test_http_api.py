@@ -57,7 +57,7 @@ def written(settings: Settings, topic: str, count: int, act: Callable[[], None],
     with TopicReader(settings, topic, from_start=False) as reader:
         act()
         found: list[Any] = []
-        for _ in range(300):
+        for _ in range(1200):
             told = [decode(message.value(), kind | Heartbeat) for message in reader.poll(0.05)]
             found += [one for one in told if not isinstance(one, Heartbeat)]
             if len(found) >= count:
@@ -199,7 +199,7 @@ def test_silent_partitions_get_heartbeats_while_events_of_now_come_in(api: Runni
         with TopicReader(settings, topic, from_start=False) as reader:
             assert api.post("/events", {"events": [event]}).status_code == 202
             told: dict[int, int] = {}
-            for _ in range(200):
+            for _ in range(600):
                 for message in reader.poll(0.1):
                     heard = decode(message.value(), cast(Any, Heartbeat | OutcomeObserved))
                     if isinstance(heard, Heartbeat):

@@ -51,7 +51,7 @@ def clicks(settings: Settings, count: int) -> list[int]:
     """Event times of the records on topic `clicks`, in their order, once there are `count`."""
     found: list[Any] = []
     with TopicReader(settings, CLICKS, from_start=True) as reader:
-        for _ in range(400):
+        for _ in range(1200):
             found += [decode(message.value(), OutcomeObserved) for message in reader.poll(0.05)]
             if len({one.at_ms for one in found}) >= count:
                 return [one.at_ms for one in found]

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -276,9 +275,3 @@ subprocess.Popen([sys.executable, __file__, "launcher"]).wait()
     parent.kill()
     parent.wait()
     wait_until(lambda: not any(lives(pid) for pid in pids), 10, "launcher and server end")
-
-
-def test_up_is_quick(infra: Run) -> None:
-    start = time.monotonic()
-    assert infra("up").returncode == 0
-    assert time.monotonic() - start < 40  # 1.3 s on an idle machine with two cores, which tests may not have

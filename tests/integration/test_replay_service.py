@@ -53,7 +53,7 @@ def read_all(settings: Settings, topic: str, wanted: int) -> list[Message]:
             batch = reader.poll(0.1)
             found += batch
             empty = 0 if batch else empty + 1
-            assert empty < 100, f"{topic}: {len(found)} of {wanted} records"
+            assert empty < 600, f"{topic}: {len(found)} of {wanted} records"
     return found
 
 

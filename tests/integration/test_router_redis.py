@@ -236,7 +236,7 @@ def test_the_exposure_log_reaches_its_topic_keyed_by_the_user(embedded: Settings
         router.assign(requests(50))
     found = []
     with TopicReader(embedded, ASSIGNMENTS, from_start=True) as reader:
-        for _ in range(100):
+        for _ in range(600):
             for message in reader.poll(0.1):
                 made = msgspec.json.decode(message.value() or b"", type=AssignmentMade)
                 if made.experiment == experiment.name:

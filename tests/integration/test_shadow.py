@@ -48,7 +48,7 @@ def rank(api: Running, experiment: str, user: str) -> Any:
 def first_record(settings: Settings, act: Callable[[str], None], user: str) -> ShadowCompared:
     """What the shadow said first; it is asked from when its process has started, and what waits too long is dropped."""
     with TopicReader(settings, SHADOW, from_start=False) as reader:
-        for number in range(400):
+        for number in range(1200):
             act(f"{user}{number}")
             for message in reader.poll(0.05):
                 record = decode(message.value(), ShadowCompared)
