@@ -13,7 +13,7 @@ from lives import ALIAS, CATALOGUE, NAME, PLAN, Stand
 from registered_models import likes, register
 
 from sluice.adapters import catalogue
-from sluice.domain.lifecycle import event_id
+from sluice.domain.lifecycle import LifecycleState, event_id
 from sluice.domain.lifecycle_events import (
     Aborted,
     Breach,
@@ -25,12 +25,14 @@ from sluice.domain.lifecycle_events import (
     Promoted,
     RetrainRequested,
     RolledBack,
+    ShadowJudged,
+    ShadowStarted,
 )
 from sluice.errors import ConfigError, TransportError
 from sluice.settings import Settings
 from training.lifecycle import Lifecycle
 from training.lifecycle_journal import Journal
-from training.lifecycle_plan import CANDIDATE, CONTROL, Plan, load_plan
+from training.lifecycle_plan import CANDIDATE, CONTROL, Plan, ShadowRule, load_plan
 
 
 @pytest.fixture
@@ -86,6 +88,61 @@ def test_a_refused_version_and_a_canary_that_did_worse_leave_the_alias_alone(sta
     assert stand.alias == "1"
     assert attempt != "r2"
     assert catalogue.load(stand.settings)["films-2"].state.status == "stopped"
+
+
+@pytest.mark.parametrize(
+    ("asked", "passed", "words"),
+    [
+        ([(19, {})], None, ""),
+        ([(20, {})], True, ""),
+        ([(15, {}), (5, {"error": "timeout"})], False, "25.0% of its rankings failed, more than 1.0%"),
+        ([(20, {"us": 300_000})], False, "more than 100"),
+        ([(20, {"error": "unusable", "version": ""})], False, "100.0% of its rankings failed"),  # it never loaded
+    ],
+)
+def test_a_shadow_is_judged_by_what_was_summed_up(
+    stand: Stand, asked: list[tuple[int, dict[str, Any]]], passed: bool | None, words: str
+) -> None:
+    plan = msgspec.structs.replace(replace_policy(shadow=True), shadow=ShadowRule(requests=20))
+    stand.trained()
+    stand.judged(passed=True)
+    assert isinstance(stand.turn(plan), GatePassed)
+    started = stand.turn(plan)
+    assert isinstance(started, ShadowStarted) and started.experiment == "films-2"
+    assert catalogue.load(stand.settings)["films-2"].starting_allocation == {CONTROL: 100, CANDIDATE: 0}
+    for requests, how in asked:
+        stand.shadowed(requests, **how)
+    judged = stand.turn(plan)
+    if passed is None:
+        assert judged is None
+        return
+    assert isinstance(judged, ShadowJudged)
+    assert (judged.passed, judged.figures["compared"]) == (passed, sum(n for n, how in asked if "error" not in how))
+    assert words in " ".join(judged.reasons)
+    assert stand.alias == "1"
+
+
+def test_what_a_suspended_process_had_decided_is_not_done_once_it_was_overtaken(stand: Stand) -> None:
+    quick = replace_policy(canary=False)
+    attempt = stand.trained()
+    stand.judged(passed=True)
+    assert isinstance(stand.turn(quick), GatePassed)
+
+    class Overtaken(Journal):
+        """Suspended when it has decided to promote: it reads on only when it is about to move the alias."""
+
+        def catch_up(self) -> LifecycleState:
+            if not self.state.running or stand.kinds[-1] != "gate-passed":
+                return super().catch_up()
+            stand.say(Aborted(id="a", model=NAME, alias=ALIAS, at_ms=8, attempt=attempt, by="ada", why="no"))
+            return super().catch_up()
+
+    with Overtaken(stand.settings, NAME, ALIAS) as journal:
+        life = Lifecycle(stand.settings, quick, journal, clock_ms=lambda: stand.at_ms)
+        assert life.turn() is None
+        assert life.turn() is None
+        life.close()
+    assert (stand.alias, stand.kinds[-1]) == ("1", "aborted")
 
 
 def test_an_alias_that_somebody_moved_is_not_moved_back(stand: Stand, tmp_path: Path) -> None:
