@@ -140,7 +140,7 @@ def _print(report: DriftReport, as_json: bool) -> None:
         click.echo(msgspec.json.encode(report).decode())
         return
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
     console = Console(highlight=False)
     window, performance = report.window, report.performance
@@ -150,7 +150,8 @@ def _print(report: DriftReport, as_json: bool) -> None:
         console.print("no window of rankings is complete yet")
         return
     console.print(f"{_day(window.start_ms)} to {_day(window.end_ms)}: {window.rows:,} rows of {window.users:,} users")
-    table = Table("", "effect", "PSI", "KS", "missing", "p at any time", "clicks beyond", "since", box=None)
+    name = Column("", no_wrap=True)
+    table = Table(name, "effect", "PSI", "KS", "missing", "p at any time", "clicks beyond", "since", box=None)
     for one in report.features[:_SHOWN]:
         table.add_row(
             one.name, _told(one.effect, "+.3f"), _told(one.psi, ".3f"), _told(one.ks, ".3f"), f"{one.missing:.1%}",
