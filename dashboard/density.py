@@ -41,7 +41,8 @@ def _beta(alpha: float, beta: float) -> Density | None:
     if not low < high:
         return None
     x = np.linspace(low, high, POINTS)
-    return _curve(x, np.exp(xlogy(alpha - 1, x) + xlog1py(beta - 1, -x) - betaln(alpha, beta)))
+    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is no curve
+        return _curve(x, np.exp(xlogy(alpha - 1, x) + xlog1py(beta - 1, -x) - betaln(alpha, beta)))
 
 
 def _normal(low: float, high: float) -> Density | None:

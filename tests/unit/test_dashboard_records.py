@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import msgspec
@@ -117,6 +118,14 @@ def test_a_posterior_is_a_density(alpha: float, beta: float) -> None:
     assert len(x) == len(y) == POINTS and (np.diff(x) > 0).all() and (y >= 0).all() and np.isfinite(y).all()
     if min(alpha, beta) >= 5:
         assert np.trapezoid(y, x) == pytest.approx(0.999, abs=2e-3)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("alpha", [1e-300, 1e-5, 1.0, 1e15, 1e300, math.inf, math.nan, -5.0])
+@pytest.mark.parametrize("beta", [1e-300, 1e-5, 1e300])
+def test_no_numbers_of_a_posterior_are_too_odd(alpha: float, beta: float) -> None:
+    found = posterior(ResultView(variant="a", alpha=alpha, beta=beta))
+    assert found is None or all(map(math.isfinite, (*found.x, *found.y)))
 
 
 def test_the_posterior_of_a_value_is_normal() -> None:
