@@ -161,7 +161,8 @@ def mlflow_server(store: str, port: int, artifacts: Path, wait_until: Wait) -> I
     def answers() -> bool:
         assert child.poll() is None
         try:
-            return urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=10).status == 200
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=10) as answer:
+                return bool(answer.status == 200)
         except OSError:
             return False
 
