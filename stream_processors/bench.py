@@ -34,7 +34,7 @@ from sluice.adapters.kafka import producer
 from sluice.adapters.redis import connect
 from sluice.domain.events import Assignment, ImpressionShown, OutcomeObserved, encode
 from sluice.errors import SluiceError
-from sluice.names import CLICKS, IMPRESSIONS, Keys
+from sluice.names import CLICKS, IMPRESSIONS, RANKINGS, Keys
 from sluice.settings import Settings
 
 __all__ = ["count"]
@@ -47,41 +47,49 @@ FAUST_EVENTS = 60_000
 @click.option("--infra", type=click.Choice(["local", "embedded"]), default="local", show_default=True)
 @click.option("--events", type=click.IntRange(min=1000), default=1_200_000, show_default=True)
 @click.option("--rounds", type=click.IntRange(1, 20), default=3, show_default=True, help="Pairs; medians are shown.")
+@click.option("--drift", is_flag=True, help="Every round once more, beside a drift monitor that reads all it can.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def count(infra: str, events: int, rounds: int, as_json: bool) -> None:
+def count(infra: str, events: int, rounds: int, drift: bool, as_json: bool) -> None:
     """Events counted per second by one `sluice process`, exactly once into Redis, on 4 partitions."""
     with tempfile.TemporaryDirectory(prefix="sluice-bench-") as folder:
         settings = Settings(state=Path(folder), partitions=4)
         with stack.start(infra, settings) as running:
             settings = running.settings
             _say(as_json, f"writing {events:,} events to {infra} …")
-            total = write_events(settings, events)
-            pairs, tuned = [], []
+            total = write_events(settings, events, rankings=drift)
+            pairs, tuned, watched = [], [], []
             for number in range(rounds):
                 _say(as_json, f"round {number + 1} of {rounds} …")
                 bare = _baseline(settings, "consume", total)
                 tuned.append(_baseline(settings, "tuned", total))
                 pairs.append((bare, _sluice(replace(settings, prefix=f"bench{number}:"), total)))
+                if drift:
+                    watched.append(_beside_drift(replace(settings, prefix=f"drift{number}:"), total))
             faust = _baseline(settings, "faust", min(FAUST_EVENTS, total))
     result = _summary(infra, total, pairs, tuned, faust)
+    if watched:
+        result["drift"] = _drift_summary([ours for _, ours in pairs], watched)
     if as_json:
         click.echo(json.dumps(result))
     else:
         _show(result)
 
 
-def write_events(settings: Settings, events: int) -> int:
-    """About `events` events, three impressions a slate and 0.6 clicks an impression; the exact number."""
+def write_events(settings: Settings, events: int, *, rankings: bool = False) -> int:
+    """About `events` events, three impressions a slate and 0.6 clicks an impression; the exact number.
+
+    rankings: also what a model knew of each slate, which is not counted.
+    """
     client = producer(settings, {"linger.ms": 50})
     written = 0
-    for topic, key, value in generate(events):
+    for topic, key, value in generate(events, rankings=rankings):
         while True:
             try:
                 client.produce(topic, value, key)
                 break
             except BufferError:
                 client.poll(0.2)
-        written += 1
+        written += topic != RANKINGS
         if written % 1000 == 0:
             client.poll(0)
     if client.flush(60):
@@ -89,7 +97,7 @@ def write_events(settings: Settings, events: int) -> int:
     return written
 
 
-def generate(events: int, seed: int = 1) -> Iterator[tuple[str, bytes, bytes]]:
+def generate(events: int, seed: int = 1, *, rankings: bool = False) -> Iterator[tuple[str, bytes, bytes]]:
     """(topic, key, value) in event-time order; clicks follow with an exponential delay of 30 s."""
     rng = random.Random(seed)
     variants = ("affinity", "popularity", "random")
@@ -105,6 +113,10 @@ def generate(events: int, seed: int = 1) -> Iterator[tuple[str, bytes, bytes]]:
         user = f"u{rng.randrange(20_000)}"
         split = slate * len(keys) // slates
         which = rng.randrange(3)
+        if rankings:
+            from stream_processors.bench_drift import ranking
+
+            yield RANKINGS, user.encode(), ranking(user, f"{slate:x}", at, 3)
         made = (Assignment("bench", variants[which], keys[split], f"{slate:x}", splits[split][which] / 100, "slate"),)
         for position in range(3):
             name = f"{slate:x}-{position}"
@@ -156,9 +168,26 @@ def _sluice(settings: Settings, events: int) -> dict[str, float]:
             time.sleep(0.005)
 
 
+def _beside_drift(settings: Settings, events: int) -> dict[str, float]:
+    """`_sluice`, while a drift monitor in a process of its own reads the rankings of the same slates."""
+    command = [sys.executable, "-m", "stream_processors.bench_drift"]
+    with _child(command, settings, stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        if child.stdout.readline().strip() != b"ready":
+            raise SluiceError("the drift monitor did not start")
+        found = _sluice(settings, events)
+        child.send_signal(signal.SIGTERM)
+        told: dict[str, float] = json.loads(child.stdout.read() or b"{}")
+    if not told.get("rows"):
+        raise SluiceError("the drift monitor read nothing")
+    return {**found, "rows": told["rows"], "monitor_us": told["cpu_s"] / told["rows"] * 1e6}
+
+
 @contextmanager
-def _child(command: list[str], settings: Settings) -> Iterator[subprocess.Popen[bytes]]:
-    child = subprocess.Popen(command, env=_environment(settings), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+def _child(
+    command: list[str], settings: Settings, stdout: int = subprocess.DEVNULL
+) -> Iterator[subprocess.Popen[bytes]]:
+    child = subprocess.Popen(command, env=_environment(settings), stdout=stdout, stderr=subprocess.DEVNULL)
     try:
         yield child
     finally:
@@ -226,6 +255,17 @@ def _summary(
     }
 
 
+def _drift_summary(alone: list[Figures], beside: list[Figures]) -> dict[str, Any]:
+    """Medians; the ratio is the median of the ratios of each round."""
+    ratios = [two["per_second"] / one["per_second"] for one, two in zip(alone, beside, strict=True)]
+    return {
+        "sluice_per_second": round(statistics.median(one["per_second"] for one in beside)),
+        "ratio_to_without": round(statistics.median(ratios), 3),
+        "rows": round(statistics.median(one["rows"] for one in beside)),
+        "cpu_us_per_row": round(statistics.median(one["monitor_us"] for one in beside), 2),
+    }
+
+
 def _show(result: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
@@ -241,6 +281,9 @@ def _show(result: dict[str, Any]) -> None:
     table.add_row("plain Faust agent", f"{result['faust_per_second']:,}", f"{cpu['faust']}",
                   f"{result['ratio_to_faust']:.1f} ×")  # fmt: skip
     table.add_row("sluice process", f"{result['sluice_per_second']:,}", f"{cpu['sluice']}", "")
+    if drift := result.get("drift"):
+        table.add_row("sluice process beside a drift monitor", f"{drift['sluice_per_second']:,}", "",
+                      f"{1 / drift['ratio_to_without']:.2f} ×")  # fmt: skip
     console = Console()
     console.print(table)
     console.print(result["machine"], style="dim")

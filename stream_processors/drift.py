@@ -55,6 +55,8 @@ class DriftWatch:
         )  # fmt: skip
         self._next: dict[tuple[str, int], int] = {}
         self.malformed = 0
+        self.rows = 0
+        """That were shown, and taken"""
         self.checked_s = 0.0
         self.report = self._watched.monitor.report()
 
@@ -69,6 +71,7 @@ class DriftWatch:
                 joiner.ranking(partition, slate)
         if (rows := joiner.rows()) is not None:
             monitor.take(rows)
+            self.rows += len(rows.score)
         for partition, value in self._values(CLICKS, ends[CLICKS]):
             event = self._decoded(clicks_decoder, value)
             if isinstance(event, OutcomeObserved):

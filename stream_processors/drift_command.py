@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import threading
 import time
@@ -26,10 +27,12 @@ from sluice.settings import Settings
 if TYPE_CHECKING:
     from stream_processors.drift import Following
 
-__all__ = ["drift"]
+__all__ = ["NICE", "drift"]
 
 log = logging.getLogger(__name__)
 
+NICE = 10
+"""Whoever counts or serves on the same machine goes first"""
 _SHOWN = 15
 
 
@@ -108,6 +111,7 @@ def _follow(settings: Settings, following: Following, every: float, as_json: boo
     from sluice.domain.api_drift import DriftSeen
     from stream_processors.drift import publish
 
+    os.nice(NICE)
     stop, client = threading.Event(), producer(settings)
     board = DriftBoard(connect(settings), Keys(settings.prefix))
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -150,8 +154,8 @@ def _print(report: DriftReport, as_json: bool) -> None:
         console.print("no window of rankings is complete yet")
         return
     console.print(f"{_day(window.start_ms)} to {_day(window.end_ms)}: {window.rows:,} rows of {window.users:,} users")
-    name = Column("", no_wrap=True)
-    table = Table(name, "effect", "PSI", "KS", "missing", "p at any time", "clicks beyond", "since", box=None)
+    name, seen = Column("", no_wrap=True), Column("since", no_wrap=True)
+    table = Table(name, "effect", "PSI", "KS", "missing", "p at any time", "clicks beyond", seen, box=None)
     for one in report.features[:_SHOWN]:
         table.add_row(
             one.name, _told(one.effect, "+.3f"), _told(one.psi, ".3f"), _told(one.ks, ".3f"), f"{one.missing:.1%}",

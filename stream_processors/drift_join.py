@@ -10,10 +10,11 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sluice.domain.drift import Outcomes, Reference, Rows
 from sluice.domain.events import OutcomeObserved
-from sluice.domain.rankings import RankedItem, SlateRanked, columns_digest
+from sluice.domain.rankings import SlateRanked, columns_digest
 from sluice.features import VERSION
 
 __all__ = ["Joiner"]
@@ -23,7 +24,9 @@ class _Shown(NamedTuple):
     partition: int
     user: str
     at_ms: int
-    item: RankedItem
+    features: NDArray[np.float32]
+    """In so many bytes: a log of days waits here"""
+    score: float
 
 
 class Joiner:
@@ -60,7 +63,8 @@ class Joiner:
         for item in slate.items:
             known = slate.at_ms < self.outcomes_ms or item.impression_id in self._waiting
             if item.score is not None and not known:
-                shown = _Shown(partition, slate.user_id, slate.at_ms, item)
+                features = np.array(item.features, dtype=np.float32)
+                shown = _Shown(partition, slate.user_id, slate.at_ms, features, item.score)
                 self._waiting[item.impression_id] = shown
                 self._new.append(shown)
 
@@ -106,10 +110,12 @@ class Joiner:
         self._marks[partition] = max(self._marks.get(partition, at_ms), at_ms)
 
 
-def _columns(shown: list[_Shown]) -> tuple[list[str], np.ndarray, np.ndarray, np.ndarray]:
+def _columns(
+    shown: list[_Shown],
+) -> tuple[list[str], NDArray[np.int64], NDArray[np.float32], NDArray[np.float64]]:
     return (
         [one.user for one in shown],
         np.array([one.at_ms for one in shown], dtype=np.int64),
-        np.array([one.item.features for one in shown], dtype=np.float64),
-        np.array([one.item.score for one in shown], dtype=np.float64),
+        np.array([one.features for one in shown]),
+        np.array([one.score for one in shown], dtype=np.float64),
     )

@@ -1,0 +1,82 @@
+"""The drift monitor of `sluice bench count --drift`, beside the counting: `python -m stream_processors.bench_drift`.
+
+It follows `rankings` and `clicks` without a pause, as one that starts behind does, and gives way as `sluice drift
+--follow` does. On SIGTERM it ends after the look that is under way and prints what it did. Libraries: msgspec, numpy.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import threading
+import time
+from functools import cache
+
+import msgspec
+import numpy as np
+
+from sluice.adapters.mlflow import ModelVersion, Registry
+from sluice.domain.drift import DriftOptions, Outcomes, Reference, Rows, make_reference
+from sluice.domain.rankings import RankedItem, SlateRanked, columns_digest
+from sluice.features import VERSION, names
+from sluice.settings import Settings
+from stream_processors.drift import DriftWatch
+from stream_processors.drift_command import NICE
+
+__all__ = ["ranking"]
+
+MODEL = ModelVersion("bench", "1", "bench")
+COLUMNS = names(tuple(f"g{number}" for number in range(18)))
+"""As many as a model of ml-100k has"""
+_DIGEST = columns_digest(COLUMNS)
+
+
+def ranking(user: str, slate: str, at_ms: int, items: int) -> bytes:
+    """A record of topic `rankings` as a model with so many features leaves it."""
+    shown = tuple(
+        RankedItem(item_id=f"m{place}", impression_id=f"{slate}-{place}", score=0.5, shown=0.5, features=features)
+        for place, features in enumerate(_pool()[(at_ms + place) % len(_pool())] for place in range(items))
+    )
+    return msgspec.json.encode(
+        SlateRanked(
+            experiment="bench", variant="affinity", model=MODEL.name, model_version=MODEL.version,
+            features_version=VERSION, columns=_DIGEST, user_id=user, slate_id=slate, at_ms=at_ms, items=shown,
+        )
+    )  # fmt: skip
+
+
+@cache
+def _pool() -> list[tuple[float, ...]]:
+    rng = random.Random(1)
+    # As in real records: single precision, and about half of it zero.
+    return [tuple(float(np.float32(rng.random())) * rng.randrange(2) for _ in COLUMNS) for _ in range(997)]
+
+
+class _Given(Registry):
+    """Knows one version, which was never registered."""
+
+    def reference(self, version: ModelVersion) -> Reference:
+        rng, n = np.random.default_rng(1), 8000
+        users = [f"r{row // 10}" for row in range(n)]
+        rows = Rows(users, np.zeros(n, dtype=np.int64), rng.random((n, len(COLUMNS))), rng.random(n))
+        return make_reference(COLUMNS, rows, Outcomes(*rows, clicked=rng.random(n) < 0.6))
+
+
+def main() -> None:
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    os.nice(NICE)
+    settings = Settings.load()
+    watch = DriftWatch(settings, _Given(settings), MODEL, DriftOptions())
+    print("ready", flush=True)
+    begun, looks = time.process_time(), 0
+    while not stop.wait(0.05):
+        watch.advance()
+        looks += 1
+    print(json.dumps({"rows": watch.rows, "looks": looks, "cpu_s": time.process_time() - begun}))
+
+
+if __name__ == "__main__":
+    main()
