@@ -35,6 +35,8 @@ class Bounds(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Margins are against the version in force on the same rows: the end of the interval must lie within them."""
 
     min_auc: float = 0.60
+    sure_auc: float = 0.55
+    """The lower end of its interval must reach this: of many attempts on few rows one is lucky"""
     min_accuracy: float = 0.55
     min_f1: float = 0.50
     auc_margin: float = 0.03
@@ -129,6 +131,8 @@ def _enough(holdout: Holdout, bounds: Bounds) -> list[str]:
 def _floors(own: Mapping[str, Figure], row_us: float, bounds: Bounds) -> list[str]:
     floors = {"auc": bounds.min_auc, "accuracy": bounds.min_accuracy, "f1": bounds.min_f1}
     refusals = [f"{name} {own[name]} lies below {floor:g}" for name, floor in floors.items() if own[name].value < floor]
+    if own["auc"].value >= bounds.min_auc and own["auc"].low < bounds.sure_auc:
+        refusals.append(f"auc {own['auc']} may lie below {bounds.sure_auc:g}")
     error = own["calibration_error"]
     if error.low > bounds.max_calibration_error:
         refusals.append(f"calibration error {error} exceeds {bounds.max_calibration_error:g}")

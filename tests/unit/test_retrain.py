@@ -203,6 +203,8 @@ def test_a_model_is_refused_for_each_thing_that_it_does_not_show(holdout: Holdou
     chance = rng.random(len(holdout.features))
     assert "AUC may fall" in words(holdout, lambda f: np.resize(chance, len(f)))
     assert "auc" in words(holdout, lambda f: np.resize(chance, len(f)), None)
+    # Good enough as it looks, and not for certain.
+    assert "may lie below" in words(holdout, good, None, sure_auc=judge(holdout, good, None, row_us=1.0).figures["auc"])
     assert "f1" in words(holdout, lambda f: good(f) / 3, None)
     assert "calibration error" in words(holdout, lambda f: 0.5 + 0.499 * good(f), None)
     assert "µs" in words(holdout, good, row_us=90.0)
