@@ -8,19 +8,22 @@ const known = (value) => typeof value === "number" && Number.isFinite(value);
 
 export const capital = (word) => word && word[0].toUpperCase() + word.slice(1);
 
-export const count = (value) => (known(value) ? whole.format(value) : NONE);
+const MOST_DIGITS = 1e15; // a record may hold any number: longer ones are told by their size
+const plain = (value) => (Math.abs(value) < MOST_DIGITS ? whole.format(value) : value.toExponential(2));
+
+export const count = (value) => (known(value) ? plain(value) : NONE);
 
 export function significant(value, digits = 3) {
   if (!known(value)) return NONE;
-  if (Math.abs(value) >= 1000) return whole.format(value);
+  if (Math.abs(value) >= 1000) return plain(value);
   return String(Number(value.toPrecision(digits)));
 }
 
 /** 0.577 → `57.7 %`; a small rate keeps three digits that tell something: 0.00412 → `0.412 %`. */
 export function percent(share, digits = 1) {
-  if (!known(share)) return NONE;
   const value = 100 * share;
-  if (value !== 0 && Math.abs(value) < 1) return `${significant(value)}${PERCENT}`;
+  if (!known(share) || !known(value)) return NONE;
+  if (value !== 0 && (Math.abs(value) < 1 || Math.abs(value) >= MOST_DIGITS)) return `${significant(value)}${PERCENT}`;
   return `${value.toFixed(digits)}${PERCENT}`;
 }
 
@@ -32,6 +35,7 @@ export const typeset = (sentence) => sentence.replaceAll(/(\d) %/g, `$1${PERCENT
 /** A probability: never `100 %` or `0 %` unless it is exactly that. */
 export function probability(share) {
   if (!known(share)) return NONE;
+  if (share < 0 || share > 1) return NONE;
   if (share > 0.9999 && share < 1) return `> 99.99${PERCENT}`;
   if (share < 0.0001 && share > 0) return `< 0.01${PERCENT}`;
   return `${(100 * share).toFixed(share > 0.995 || share < 0.005 ? 2 : 1)}${PERCENT}`;
@@ -39,9 +43,9 @@ export function probability(share) {
 
 /** A difference of rates in percentage points, as the reasons say it: two digits. */
 export function points(difference, signed = true) {
-  if (!known(difference)) return NONE;
   const value = 100 * difference;
-  const text = Math.abs(value) < 99.5 ? significant(Math.abs(value), 2) : whole.format(Math.abs(value));
+  if (!known(difference) || !known(value)) return NONE;
+  const text = Math.abs(value) < 99.5 ? significant(Math.abs(value), 2) : plain(Math.abs(value));
   return `${signed ? (value < 0 ? "−" : "+") : value < 0 ? "−" : ""}${text}`;
 }
 

@@ -354,6 +354,20 @@ def test_decisions_of_another_version_are_shown_as_far_as_they_tell(
     expect(page.locator(".verdict")).to_contain_text("written by another version of Sluice")
 
 
+@pytest.mark.parametrize("number", ["1e308", "-1e300", "null"])
+def test_no_number_of_a_record_is_too_odd(
+    server: httpx.Client, settings: Settings, open_page: Open, number: str
+) -> None:
+    name = f"odd{number}"
+    fields = rb'"(rate|weighted_rate|difference|p_best|expected_loss|alpha)":[-0-9.e]+'
+    odd = re.sub(fields, rb'"\1":' + number.encode(), encode(decided(bandit(name), 9)))
+    writer(settings)(odd, experiment=name)
+    page = open_page(server, f"#/{name}", viewport=NARROW)
+    expect(verdict(page)).to_be_visible()
+    assert not re.search("NaN|Infinity|undefined", page.locator("main").inner_text())
+    assert page.evaluate("() => document.documentElement.scrollWidth") <= NARROW["width"]
+
+
 APPEND = """async () => {
   const { append } = await import("/static/js/series.js");
   const row = (v) => ({
