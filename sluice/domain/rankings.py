@@ -61,7 +61,11 @@ def columns_digest(names: Sequence[str]) -> str:
 
 
 def shown_probability(
-    item: str, shares: Mapping[str, float], tops: Mapping[str, Collection[str]], chance: Collection[str], by_chance: float
+    item: str,
+    shares: Mapping[str, float],
+    tops: Mapping[str, Collection[str]],
+    chance: Collection[str],
+    by_chance: float,
 ) -> float:
     """Probability that a request shows `item`, before its variant and the order of variants by chance are drawn.
 
