@@ -67,7 +67,9 @@ def start(folder: Path, log: Path, port: int, *, memory: str, deadline_s: float)
 
 
 def _format(java: str, classpath: str, config: Path) -> None:
-    cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+    cluster = "-"
+    while cluster.startswith("-"):  # which the tool would take for an option
+        cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
     command = [java, *JVM, "-XX:TieredStopAtLevel=1", "-cp", classpath, "kafka.tools.StorageTool", "format"]
     done = subprocess.run(
         [*command, "-t", cluster, "-c", str(config)],

@@ -331,7 +331,12 @@ def test_explain_gives_the_same_bytes(
             assert found["command"] == f"sluice explain {version} --experiment demo"
             assert found["record"]["version"] == version and "the same bytes" in found["text"]
             assert client.get(f"/api/experiments/demo/decisions/{version}/explain").json() == found
-            assert sum(v["impressions"] for v in detail(client)["counters"]["variants"].values()) == 900
+
+            def counted() -> bool:  # looked up every two seconds while nobody watches
+                variants = (detail(client)["counters"] or {"variants": {}})["variants"]
+                return sum(variant["impressions"] for variant in variants.values()) == 900
+
+            wait_until(counted, 60, "the live counters")
     finally:
         worker.terminate()
         worker.wait(60)

@@ -131,7 +131,8 @@ def test_an_alias_moved_in_the_middle_is_served_without_losing_a_slate(
         wait_until(lambda: read(K * SLATES), 30, "all slates")
     assert process.returncode == 0, err
     assert json.loads(out)["slates"] == SLATES
-    assert err.splitlines() == [f"sluice replay: variant PolicyA: {NAME} version 2 serves now, before it version 1"]
+    told = [json.loads(line)["message"] for line in err.splitlines()]
+    assert told == [f"variant PolicyA: {NAME} version 2 serves now, before it version 1"]
     first, second = (expected(slates, settings, version) for version in ("1", "2"))
     answers = shown_by_slate(found)
     assert len(answers) == SLATES
