@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
-import socket
 import threading
 import webbrowser
 from types import FrameType
 
 import click
 
+from sluice.console.listening import listen
 from sluice.console.options import metrics_port_option
-from sluice.errors import ConfigError
 
 __all__ = ["dashboard"]
 
@@ -43,7 +42,7 @@ def dashboard(host: str, port: int, open_browser: bool, metrics_port: int | None
     settings = Settings.load()
     logs.configure("dashboard", settings)
     service = Service(settings)
-    listening = _listen(host, port)
+    listening = listen(host, port)
     shown = f"[{host}]" if ":" in host else host
     url = f"http://{shown}:{listening.getsockname()[1]}"
     app = create_app(settings, service=service, hosts=LOOPBACK if host in _LOOPBACK else None)
@@ -73,18 +72,3 @@ def dashboard(host: str, port: int, open_browser: bool, metrics_port: int | None
 def _open(url: str, token: str) -> None:
     if not webbrowser.open(f"{url}/?token={token}" if token else url):
         logging.getLogger("dashboard").warning("no browser was found: open %s yourself", url)
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listening = socket.socket(family)
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listening.bind((host, port))
-        listening.listen(256)
-    except OSError as error:
-        listening.close()
-        raise ConfigError(
-            f"--host {host} --port {port}: {(error.strerror or str(error)).lower()}; --port 0 takes a free one"
-        ) from error
-    return listening

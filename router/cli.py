@@ -5,14 +5,13 @@ from __future__ import annotations
 import gc
 import json
 import logging
-import socket
 import sys
 from types import FrameType
 
 import click
 
+from sluice.console.listening import listen
 from sluice.console.options import metrics_port_option
-from sluice.errors import ConfigError
 
 __all__ = ["route"]
 
@@ -46,7 +45,7 @@ def route(host: str, port: int, spool_mb: int, metrics_port: int | None, as_json
 
     settings = Settings.load()
     logs.configure("router", settings)
-    listening = _listen(host, port)
+    listening = listen(host, port)
     sys.setswitchinterval(SWITCH_S)
     try:
         service = build_service(settings, spool_bytes=spool_mb * 1024 * 1024)
@@ -81,16 +80,3 @@ def route(host: str, port: int, spool_mb: int, metrics_port: int | None, as_json
             server.run(sockets=[listening])
     finally:
         service.close()  # the application has, unless it never came up
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listening = socket.socket(family)
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listening.bind((host, port))
-        listening.listen(2048)
-    except OSError as error:
-        listening.close()
-        raise ConfigError(f"--host {host} --port {port}: {(error.strerror or str(error)).lower()}") from error
-    return listening

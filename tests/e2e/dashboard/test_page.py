@@ -1,14 +1,9 @@
-"""The dashboard's page in a real browser, over a real server, broker and Redis. Library: playwright (chromium), axe.
-
-The browser is one for this file alone: playwright's synchronous interface keeps an event loop in its thread.
-"""
+"""The dashboard's page in a real browser, over a real server, broker and Redis. Library: playwright (chromium), axe."""
 
 from __future__ import annotations
 
 import contextlib
-import os
 import re
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +13,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from courses import bandit, bandit_course, canary_course, decided
 from dashboard_server import serving, writer
-from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page, expect
 
 from infra import stack as stacks
 from sluice.adapters import catalogue
@@ -32,21 +27,7 @@ LENGTH = 120
 HOSTILE = '<img src=x onerror="window.hit=1">\'&"{{1}}../%2e'
 DESKTOP = {"width": 1280, "height": 1000}
 NARROW = {"width": 390, "height": 844}
-PATIENCE_MS = 60_000
 Open = Callable[..., Page]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if found is None:
-        reason = "no chromium is installed (apt-get install chromium)"
-        pytest.fail(f"CI skips nothing: {reason}") if os.environ.get("CI") else pytest.skip(reason)
-    expect.set_options(timeout=PATIENCE_MS)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +58,7 @@ def open_page(browser: Browser) -> Iterator[Open]:
         def open_page(client: httpx.Client, path: str = "", *, quiet: bool = True, **given: Any) -> Page:
             context = contexts.enter_context(browser.new_context(**{"viewport": DESKTOP, **given}))
             page = context.new_page()
-            page.set_default_timeout(PATIENCE_MS)
+            page.set_default_timeout(60_000)
 
             def listen(message: ConsoleMessage) -> None:
                 if quiet and message.type in ("error", "warning"):
