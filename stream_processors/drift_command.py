@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,7 @@ from sluice.adapters.kafka import KafkaException, producer, wait_for_broker
 from sluice.adapters.metrics import Metrics
 from sluice.console.options import metrics_port_option
 from sluice.domain.drift import DriftOptions, DriftReport
-from sluice.errors import ConfigError, TransportError
+from sluice.errors import ConfigError, ModelUnusable, TransportError
 from sluice.names import Keys
 from sluice.pages.files import check_place, write_whole
 from sluice.settings import Settings
@@ -66,7 +67,7 @@ def drift(
 
     MODEL is NAME@ALIAS, followed when it moves, or NAME/VERSION; by default the version that ranked last. It is
     compared with the reference that was logged when it was trained. Experiments log what they show with
-    `rankings: true`.
+    `rankings: true`. With --follow, an alias that is not there yet is waited for.
     """
     from sluice.adapters.mlflow import Registry, parse_model_uri
     from stream_processors.drift import DriftWatch, Following, latest_served
@@ -95,17 +96,20 @@ def drift(
 
             write_whole(page, drift_page(report).encode())
         return
-    following = Following(settings, registry, ref, options)
+    if ref.version:
+        registry.resolve(ref)  # an alias may come, a version that nobody knows is a slip
     metrics = Metrics("drift")
     with exporting(metrics, settings, metrics_port):
-        metrics.read_from(following.readings, ready=lambda: following.watch.checked_s > 0)
         try:
-            _follow(settings, following, every, as_json)
+            _follow(settings, lambda: Following(settings, registry, ref, options), metrics, every, as_json)
         finally:
             metrics.stop_reading()
 
 
-def _follow(settings: Settings, following: Following, every: float, as_json: bool) -> None:
+def _follow(
+    settings: Settings, begin: Callable[[], Following], metrics: Metrics, every: float, as_json: bool
+) -> None:  # fmt: skip
+    """Until SIGINT or SIGTERM. What `begin` needs, and what `advance` does, is waited for: a model may still come."""
     from sluice.adapters.drift import DriftBoard
     from sluice.adapters.redis import connect
     from sluice.domain.api_drift import DriftSeen
@@ -116,11 +120,14 @@ def _follow(settings: Settings, following: Following, every: float, as_json: boo
     board = DriftBoard(connect(settings), Keys(settings.prefix))
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
+    following: Following | None = None
     before: DriftReport | None = None
-    away = False
+    said = "nothing was looked at yet"
+    metrics.read_from(lambda: following.readings() if following is not None else (), ready=lambda: not said)
     while True:
         try:
             now_ms = time.time_ns() // 1_000_000
+            following = following or begin()
             report, event = following.advance(now_ms)
             if event is not None:
                 publish(client, event)
@@ -130,11 +137,11 @@ def _follow(settings: Settings, following: Following, every: float, as_json: boo
                 click.echo(msgspec.json.encode(report).decode())
             before = report
             board.put(DriftSeen(checked_ms=now_ms, report=report))
-            away = False
-        except (TransportError, KafkaException) as error:
-            if not away:
-                log.warning("drift is not watched: %s; trying again until it works", error)
-            away = True
+            said = ""
+        except (TransportError, ModelUnusable, KafkaException) as error:
+            if str(error) != said:
+                said = str(error)
+                log.warning("drift is not watched: %s; trying again until it works", said)
         if stop.wait(every):
             return
 

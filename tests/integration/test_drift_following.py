@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
 import pytest
+from mlflow import MlflowClient
 from registered_models import NAME, likes, register
+from watched import Watched
 
 from sluice.adapters.mlflow import ARTIFACT, ModelRef, Registry
 from sluice.domain.drift import (
@@ -40,6 +44,10 @@ def reference() -> Reference:
     return make_reference(MODEL.columns, Rows(users, at_ms, features, score), outcomes)
 
 
+def add_reference(files: Path) -> None:
+    (next(files.glob("*")) / "artifacts" / ARTIFACT / DRIFT_FILE).write_bytes(reference().dump())
+
+
 def test_a_monitor_goes_where_the_alias_goes_if_there_is_a_reference(
     make_stack: Callable[..., Settings], mlflow_store: Callable[[Path], str], tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
@@ -49,8 +57,7 @@ def test_a_monitor_goes_where_the_alias_goes_if_there_is_a_reference(
     def version(folder: str, *, with_reference: bool) -> None:
         register(settings.mlflow_uri, tmp_path / folder, "PolicyA", MODEL)
         if with_reference:
-            place = next((tmp_path / folder).glob("*")) / "artifacts" / ARTIFACT / DRIFT_FILE
-            place.write_bytes(reference().dump())
+            add_reference(tmp_path / folder)
 
     version("1", with_reference=True)
     following = Following(settings, Registry(settings), ModelRef(NAME, alias="PolicyA"), DriftOptions())
@@ -61,6 +68,35 @@ def test_a_monitor_goes_where_the_alias_goes_if_there_is_a_reference(
     assert len(told) == 1 and "version 2: no reference of drift was logged" in told[0]  # said once
     version("3", with_reference=True)
     assert following.advance(1)[0].version == "3"
+
+
+def test_a_monitor_that_follows_waits_for_the_first_model(
+    make_stack: Callable[..., Settings], mlflow_store: Callable[[Path], str], tmp_path: Path,
+    service_env: Callable[[Settings], dict[str, str]], wait_until: Callable[..., Any],
+) -> None:  # fmt: skip
+    settings = replace(make_stack("embedded"), mlflow=mlflow_store(tmp_path))
+    env = {**service_env(settings), "SLUICE_MLFLOW": settings.mlflow}
+    client = MlflowClient(settings.mlflow_uri, settings.mlflow_uri)
+    service = Watched(env, tmp_path, "drift", f"{NAME}@PolicyA", "--follow", "--every", "0.1")
+    try:
+        wait_until(lambda: service.says("knows no such model; trying again"), 60, "it says what it waits for")
+        assert service.get("/ready")[0] == 503
+        register(settings.mlflow_uri, tmp_path / "1", "PolicyA", MODEL)
+        wait_until(lambda: service.says("version 1: no reference of drift"), 60, "it says that this is none to watch")
+        assert service.get("/ready")[0] == 503
+        register(settings.mlflow_uri, tmp_path / "2", "Other", MODEL)
+        add_reference(tmp_path / "2")
+        client.set_registered_model_alias(NAME, "PolicyA", "2")
+        wait_until(service.ready, 60, "it watches")
+        assert f'sluice_drift_drifted{{model="{NAME}",version="2"}} 0.0' in service.get("/metrics")[1]
+        assert service.says("drift is not watched") == 2  # each reason once
+        client.delete_registered_model_alias(NAME, "PolicyA")
+        wait_until(lambda: service.get("/ready")[0] == 503, 60, "it says that there is nothing to follow any more")
+        service.child.send_signal(signal.SIGTERM)
+        assert service.child.wait(60) == 0
+    finally:
+        service.child.kill()
+        service.child.wait()
 
 
 def report(*measures: PerformanceMeasure) -> DriftReport:

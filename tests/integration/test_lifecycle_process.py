@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -21,6 +19,7 @@ import pytest
 from lives import ALIAS, NAME, PLAN, Stand
 from ports import own_port
 from prometheus_client.parser import text_string_to_metric_families
+from watched import Watched
 
 from sluice.adapters.lease import Lease
 from sluice.adapters.metrics import Metrics
@@ -83,42 +82,19 @@ def test_who_gives_no_sign_of_life_leads_no_more(stand: Stand, wait_until: Wait)
             assert not Lease(client, "life", seconds=0.2).take()
 
 
-class Run:
-    """`sluice lifecycle run` with a file of its own."""
-
-    def __init__(self, env: dict[str, str], folder: Path, policy: str) -> None:
-        plan, self._log = folder / "life.yaml", folder / "log"
-        plan.write_text(f"{{name: films, model: {NAME}, alias: {ALIAS}, policy: {policy}}}")
-        command = [sys.executable, "-m", "sluice", "lifecycle", "run", str(plan), "--metrics-port", "0"]
-        with self._log.open("wb") as err, (folder / "out").open("wb") as out:
-            self.child = subprocess.Popen(command, env=env, stdout=out, stderr=err)
-
-    @property
-    def lines(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self._log.read_text().splitlines(keepends=True) if line.endswith("\n")]
-
-    def get(self, path: str) -> tuple[int, str]:
-        (url,) = [one["message"].split()[-1] for one in self.lines if one["message"].startswith("metrics at ")]
-        try:
-            with urllib.request.urlopen(url.removesuffix("/metrics") + path, timeout=60) as answer:
-                return answer.status, answer.read().decode()
-        except urllib.error.HTTPError as error:
-            return error.code, error.read().decode()
-
-    def ready(self) -> bool:
-        assert self.child.poll() is None, self._log.read_text()
-        return any(one["message"].startswith("metrics at ") for one in self.lines) and self.get("/ready")[0] == 200
-
-
 @pytest.fixture
 def run(
     stand: Stand, service_env: Callable[[Settings], dict[str, str]], tmp_path: Path
-) -> Iterator[Callable[..., Run]]:
-    running: list[Run] = []
+) -> Iterator[Callable[..., Watched]]:
+    """`sluice lifecycle run` with a file of its own."""
+    running: list[Watched] = []
 
-    def start(*, mlflow: str = "", policy: str = "{cooldown_s: 0, shadow: false, canary: false}") -> Run:
+    def start(*, mlflow: str = "", policy: str = "{cooldown_s: 0, shadow: false, canary: false}") -> Watched:
         env = {**service_env(stand.settings), "SLUICE_MLFLOW": mlflow or stand.settings.mlflow}
-        running.append(Run(env, tmp_path, policy))
+        folder = tmp_path / f"run {len(running)}"
+        folder.mkdir()
+        (folder / "life.yaml").write_text(f"{{name: films, model: {NAME}, alias: {ALIAS}, policy: {policy}}}")
+        running.append(Watched(env, folder, "lifecycle", "run", str(folder / "life.yaml")))
         return running[-1]
 
     yield start
@@ -127,7 +103,9 @@ def run(
         one.child.wait()
 
 
-def test_the_service_tells_of_the_life_and_of_itself(stand: Stand, run: Callable[..., Run], wait_until: Wait) -> None:
+def test_the_service_tells_of_the_life_and_of_itself(
+    stand: Stand, run: Callable[..., Watched], wait_until: Wait
+) -> None:
     stand.at_ms = time.time_ns() // 1_000_000  # by the service's clock an attempt of 1970 has taken too long
     stand.trained()
     stand.judged(passed=False)
@@ -177,7 +155,7 @@ def mlflow_server(store: str, port: int, artifacts: Path, wait_until: Wait) -> I
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_mlflow_that_goes_away_before_the_alias_is_moved_is_waited_for(
-    stand: Stand, run: Callable[..., Run], wait_until: Wait, tmp_path: Path
+    stand: Stand, run: Callable[..., Watched], wait_until: Wait, tmp_path: Path
 ) -> None:
     stand.at_ms = time.time_ns() // 1_000_000
     attempt = stand.trained()
@@ -197,4 +175,4 @@ def test_mlflow_that_goes_away_before_the_alias_is_moved_is_waited_for(
         wait_until(lambda: stand.kinds[-1] == "promoted", 120, "the promotion")
     assert stand.alias == "2"
     assert stand.records.count("promoted") == 1
-    assert any("does not answer" in one["message"] for one in service.lines)
+    assert service.says("does not answer")
