@@ -12,7 +12,7 @@ from router import Routed
 from sluice.domain.allocation import parse_allocation_key
 from sluice.domain.events import encode
 from sluice.domain.experiment import Experiment
-from sluice.domain.rankings import RankedItem, SlateRanked, records, shown_probability
+from sluice.domain.rankings import RankedItem, SlateRanked, pack_features, records, segments_of, shown_probability
 from sluice.features import VERSION
 
 __all__ = ["RankingLog"]
@@ -54,7 +54,7 @@ class RankingLog:
                     impression_id=f"{slate_id}.{base36(item.place)}",
                     score=None if known.scores is None else known.scores[item.place],
                     shown=shown_probability(item.item_id, shares, tops, self._chance, len(shown) / len(slate.items)),
-                    features=tuple(known.features[item.place].tolist()),
+                    features=pack_features(known.features[item.place]),
                 )
                 for item in shown
             ]
@@ -63,6 +63,7 @@ class RankingLog:
             experiment=self._experiment, variant=answer.variant, model=known.model, model_version=known.version,
             features_version=VERSION, columns=known.columns, user_id=slate.user_id, slate_id=slate_id,
             at_ms=slate.at_ms, random=answer.variant in self._chance, items=items,
+            segments=segments_of(answer.segments),
         )  # fmt: skip
         for record in records(ranked):
             yield encode(record)

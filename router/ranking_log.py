@@ -21,7 +21,7 @@ from sluice.domain.allocation import parse_allocation_key
 from sluice.domain.api import RankedItem as Answered
 from sluice.domain.events import encode
 from sluice.domain.experiment import Experiment
-from sluice.domain.rankings import RankedItem, SlateRanked, records, shown_probability
+from sluice.domain.rankings import RankedItem, SlateRanked, pack_features, records, segments_of, shown_probability
 from sluice.features import VERSION
 from sluice.names import RANKINGS
 from sluice.settings import Settings
@@ -67,13 +67,14 @@ class RankingLog:
             experiment=job.experiment, variant=job.variant, model=own.knew.model if own.knew else "",
             model_version=own.version if own.knew else "", features_version=VERSION, columns=knew.columns,
             user_id=job.user_id, slate_id=job.slate_id, at_ms=job.at_ms, random=job.variant in chance,
+            segments=() if routed is None else segments_of(routed.segments),
             items=tuple(
                 [
                     RankedItem(
                         item_id=item.item_id, impression_id=item.impression_id,
                         score=item.score if own.knew else None,
                         shown=shown_probability(item.item_id, shares, tops, chance, by_chance),
-                        features=tuple(knew.features[place[item.item_id]].tolist()),
+                        features=pack_features(knew.features[place[item.item_id]]),
                     )
                     for item in items
                 ]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import signal
 import threading
 import time
@@ -19,7 +18,7 @@ import numpy as np
 
 from sluice.adapters.mlflow import ModelVersion, Registry
 from sluice.domain.drift import DriftOptions, Outcomes, Reference, Rows, make_reference
-from sluice.domain.rankings import RankedItem, SlateRanked, columns_digest
+from sluice.domain.rankings import RankedItem, SlateRanked, columns_digest, pack_features
 from sluice.features import VERSION, names
 from sluice.settings import Settings
 from stream_processors.drift import DriftWatch
@@ -48,10 +47,11 @@ def ranking(user: str, slate: str, at_ms: int, items: int) -> bytes:
 
 
 @cache
-def _pool() -> list[tuple[float, ...]]:
-    rng = random.Random(1)
+def _pool() -> list[bytes]:
+    rng = np.random.default_rng(1)
     # As in real records: single precision, and about half of it zero.
-    return [tuple(float(np.float32(rng.random())) * rng.randrange(2) for _ in COLUMNS) for _ in range(997)]
+    rows = rng.random((997, len(COLUMNS)), dtype=np.float32) * rng.integers(0, 2, (997, len(COLUMNS)))
+    return [pack_features(row.astype(np.float32)) for row in rows]
 
 
 class _Given(Registry):

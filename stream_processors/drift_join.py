@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from sluice.domain.drift import Outcomes, Reference, Rows
 from sluice.domain.events import OutcomeObserved
-from sluice.domain.rankings import SlateRanked, columns_digest
+from sluice.domain.rankings import SlateRanked, columns_digest, have_columns, unpack_features
 from sluice.features import VERSION
 
 __all__ = ["Joiner"]
@@ -24,8 +24,8 @@ class _Shown(NamedTuple):
     partition: int
     user: str
     at_ms: int
-    features: NDArray[np.float32]
-    """In so many bytes: a log of days waits here"""
+    features: bytes
+    """As they were read: a log of days waits here"""
     score: float
 
 
@@ -57,14 +57,13 @@ class Joiner:
         if (slate.model, slate.model_version) != (self._model, self._version) or slate.random:
             return
         fits = slate.features_version == VERSION and slate.columns in ("", self._columns)
-        if not fits or any(len(item.features) != self._width for item in slate.items):
+        if not fits or not have_columns(slate.items, self._width):
             self.foreign += 1
             return
         for item in slate.items:
             known = slate.at_ms < self.outcomes_ms or item.impression_id in self._waiting
             if item.score is not None and not known:
-                features = np.array(item.features, dtype=np.float32)
-                shown = _Shown(partition, slate.user_id, slate.at_ms, features, item.score)
+                shown = _Shown(partition, slate.user_id, slate.at_ms, item.features, item.score)
                 self._waiting[item.impression_id] = shown
                 self._new.append(shown)
 
@@ -86,7 +85,7 @@ class Joiner:
     def rows(self) -> Rows | None:
         """What was shown since the last call."""
         new, self._new = self._new, []
-        return Rows(*_columns(new)) if new else None
+        return Rows(*_columns(new, self._width)) if new else None
 
     def outcomes(self) -> Outcomes | None:
         """What has become known since the last call."""
@@ -100,7 +99,7 @@ class Joiner:
         }
         if not due:
             return None
-        users, at_ms, features, score = _columns(list(due.values()))
+        users, at_ms, features, score = _columns(list(due.values()), self._width)
         return Outcomes(users, at_ms, features, score, np.array(clicked))
 
     def _clicked(self, impression: str, shown_ms: int) -> bool:
@@ -111,11 +110,11 @@ class Joiner:
 
 
 def _columns(
-    shown: list[_Shown],
+    shown: list[_Shown], width: int
 ) -> tuple[list[str], NDArray[np.int64], NDArray[np.float32], NDArray[np.float64]]:
     return (
         [one.user for one in shown],
         np.array([one.at_ms for one in shown], dtype=np.int64),
-        np.array([one.features for one in shown]),
+        unpack_features(b"".join([one.features for one in shown]), width),
         np.array([one.score for one in shown], dtype=np.float64),
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from array import array
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -23,7 +22,7 @@ from sluice.domain.events import (
     clicks_decoder,
     impressions_decoder,
 )
-from sluice.domain.rankings import SlateRanked
+from sluice.domain.rankings import SlateRanked, have_columns, unpack_features
 from sluice.errors import LogTruncated, TransportError
 from sluice.names import CLICKS, IMPRESSIONS, RANKINGS
 from sluice.settings import Settings
@@ -141,7 +140,7 @@ class _Reader:
         self._columns, self._version, self._width = columns, features_version, width
         self._outcome, self._since_ms, self._experiment = outcome, since_ms, experiment
         self._found = Logged()
-        self._values = array("f")
+        self._values = bytearray()
         self._seen: set[str] = set()
         self._marks: dict[str, dict[int, int]] = {IMPRESSIONS: {}, CLICKS: {}}
 
@@ -150,16 +149,16 @@ class _Reader:
         if slate is None or slate.at_ms < self._since_ms or self._experiment not in ("", slate.experiment):
             return
         same = (slate.columns, slate.features_version) == (self._columns, self._version)
-        if not same or any(len(item.features) != self._width for item in slate.items):
+        if not same or not have_columns(slate.items, self._width):
             self._found.foreign += 1
             return
         new = [item for item in slate.items if item.impression_id not in self._seen]
         self._seen.update(item.impression_id for item in new)
         if not new:
             return
-        first = len(self._values) // self._width
+        first = len(self._values) // (4 * self._width)
         for item in new:
-            self._values.extend(item.features)
+            self._values += item.features
         items = tuple([(item.item_id, item.impression_id, item.shown, item.score) for item in new])
         self._found.slates.append(
             Row(partition, slate.experiment, slate.user_id, slate.slate_id, slate.at_ms, slate.random,
@@ -184,7 +183,7 @@ class _Reader:
 
     def logged(self) -> Logged:
         found = self._found
-        found.features = np.frombuffer(self._values, dtype=np.float32).reshape(-1, self._width)
+        found.features = unpack_features(self._values, self._width)
         shown, clicks = self._marks[IMPRESSIONS], self._marks[CLICKS]
         found.watermark_ms = {p: min(shown[p], clicks[p]) for p in shown.keys() & clicks.keys()}
         return found

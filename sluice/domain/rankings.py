@@ -1,20 +1,36 @@
 """What a request knew and showed: topic `rankings`, from which drift is seen and models are trained again. Pure.
 
-Library: msgspec.
+Libraries: msgspec; numpy for features, loaded by those who read them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from hashlib import blake2b
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from msgspec import Meta, Struct
 from msgspec.structs import replace
 
-from sluice.domain.events import SCHEMA_VERSION, Id, Name, TimeMs
+from sluice.domain.events import SCHEMA_VERSION, Assignment, Id, Name, TimeMs
+from sluice.domain.segments import parse_segment
 
-__all__ = ["MAX_RANKED", "RankedItem", "SlateRanked", "columns_digest", "records", "shown_probability"]
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+__all__ = [
+    "MAX_RANKED",
+    "RankedItem",
+    "SlateRanked",
+    "columns_digest",
+    "have_columns",
+    "pack_features",
+    "records",
+    "segments_of",
+    "shown_probability",
+    "unpack_features",
+]
 
 MAX_RANKED = 32
 """Items of one record: with the longest ids and the most features it stays below what an event may have"""
@@ -29,8 +45,9 @@ class RankedItem(Struct, frozen=True, kw_only=True, gc=False):
     """What the variant said of it; null where no model ranked"""
     shown: Annotated[float, Meta(gt=0, le=1)]
     """Probability that the request showed the item: over variants, share of the allocation × whether it would have"""
-    features: tuple[float, ...]
-    """As they were served, in the order of the model's columns (`sluice.features`)"""
+    features: bytes
+    """As they were served: little-endian float32 in the order of the model's columns (`sluice.features`), NaN where one
+    was missing. Base64 on the wire: `unpack_features`"""
 
 
 class SlateRanked(Struct, frozen=True, kw_only=True, tag_field="type", tag="ranking"):
@@ -52,12 +69,39 @@ class SlateRanked(Struct, frozen=True, kw_only=True, tag_field="type", tag="rank
     """Whether the order was drawn, whatever the items are: what was shown is then a fair sample of the slate"""
     items: tuple[RankedItem, ...]
     """Best first"""
+    segments: tuple[str, ...] = ()
+    """Parts of the experiment that the request also counts in, as `history=new`"""
     v: int = SCHEMA_VERSION
 
 
 def columns_digest(names: Sequence[str]) -> str:
     """16 hex digits that change with any name or their order."""
     return blake2b("\0".join(names).encode(), digest_size=8).hexdigest()
+
+
+def pack_features(values: NDArray[np.float32]) -> bytes:
+    """What `RankedItem.features` says of (columns,) float32 values: the same bits."""
+    return values.astype("<f4", copy=False).tobytes()
+
+
+def unpack_features(packed: bytes | bytearray, columns: int) -> NDArray[np.float32]:
+    """(m, columns) Inverse of `pack_features`, of m items one after another; read-only as `packed` is.
+
+    Raises ValueError for other lengths than `have_columns` finds.
+    """
+    import numpy as np
+
+    return np.frombuffer(packed, dtype="<f4").reshape(-1, columns).astype(np.float32, copy=False)
+
+
+def have_columns(items: Iterable[RankedItem], columns: int) -> bool:
+    """Whether each item has so many features, and no part of one besides."""
+    return {len(item.features) for item in items} <= {4 * columns}
+
+
+def segments_of(parts: Iterable[Assignment]) -> tuple[str, ...]:
+    """`SlateRanked.segments`, of a request's assignments under the names of its segments."""
+    return tuple([f"{found.key}={found.value}" for part in parts if (found := parse_segment(part.experiment))])
 
 
 def shown_probability(

@@ -16,7 +16,7 @@ from sluice.adapters import catalogue
 from sluice.adapters.features import FeatureKeeping
 from sluice.adapters.redis import connect
 from sluice.domain.experiment import Experiment, Variant
-from sluice.domain.rankings import SlateRanked, columns_digest
+from sluice.domain.rankings import SlateRanked, columns_digest, have_columns
 from sluice.features import ItemState, make_catalogue, names
 from sluice.names import Keys
 from sluice.settings import Settings
@@ -111,13 +111,16 @@ def test_recorded_rankings_are_logged_with_what_the_other_variants_would_have_sh
         Variant(name="old", ranker=f"models:/{NAME}@Forward", share=30),
         Variant(name="less", ranker=f"models:/{NAME}/2", share=50),
     )
-    catalogue.apply(servers.settings, [Experiment(name="logged", variants=variants, rankings=True)])
+    catalogue.apply(
+        servers.settings, [Experiment(name="logged", variants=variants, rankings=True, segments=("history",))]
+    )
     wait_until(lambda: "logged" in [e.name for e in api.service.router.experiments], 10, "the experiment is known")
     wait_until(lambda: len(api.service.scoring.versions()) >= 3, 30, "its models are loaded")
     shown: dict[str, Any] = {}
     with subscribe("rankings", experiment="logged", settings=servers.settings) as rankings:
         for number in range(40):
             body = {"user_id": f"r{number}", "items": ["2", "1", "3"], "experiment": "logged", "top": 1, "record": True}
+            body["attributes"] = {"history": "new"}
             answer = api.post("/rank", body).json()
             shown[answer["slate_id"]] = answer
         seen: dict[str, SlateRanked] = {}
@@ -134,6 +137,7 @@ def test_recorded_rankings_are_logged_with_what_the_other_variants_would_have_sh
         (item,), (told,) = record.items, shown[slate_id]["items"]
         assert (item.item_id, item.impression_id) == (told["item_id"], told["impression_id"])
         assert item.shown == pytest.approx(expected[item.item_id])
-        assert len(item.features) == len(names(CATALOGUE.genres))
+        assert record.segments == ("history=new",)
+        assert have_columns([item], len(names(CATALOGUE.genres)))
         assert record.columns == columns_digest(names(CATALOGUE.genres))
         assert (item.score is None) == record.random == (record.variant == "random")

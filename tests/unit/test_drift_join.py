@@ -7,12 +7,13 @@ import pytest
 
 from sluice.domain.drift import Outcomes, Reference, Rows, make_reference
 from sluice.domain.events import OutcomeObserved
-from sluice.domain.rankings import RankedItem, SlateRanked, columns_digest
+from sluice.domain.rankings import RankedItem, SlateRanked, columns_digest, pack_features
 from sluice.features import VERSION
 from stream_processors.drift_join import Joiner
 
 WINDOW, LATENESS = 100, 10
 COLUMNS = ("a", "b")
+FEATURES = np.array([1.0, np.nan], dtype=np.float32)
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +30,7 @@ def joiner(reference: Reference) -> Joiner:
 
 
 def ranking(at_ms: int, impression: str, **changes: object) -> SlateRanked:
-    item = RankedItem(item_id="i", impression_id=impression, score=0.5, shown=1.0, features=(1.0, 2.0))
+    item = RankedItem(item_id="i", impression_id=impression, score=0.5, shown=1.0, features=pack_features(FEATURES))
     fields = {
         "experiment": "e", "variant": "v", "model": "m", "model_version": "1", "features_version": VERSION,
         "columns": columns_digest(COLUMNS), "user_id": "u", "at_ms": at_ms, "items": (item,), **changes,
@@ -63,6 +64,7 @@ def test_clicks_count_inside_the_window_whenever_they_are_read(joiner: Joiner) -
     assert clicked(joiner) == {0: True, 1: True, 2: False, 3: False}
     rows = joiner.rows()
     assert rows is not None and rows.at_ms.tolist() == [0, 1, 2, 3]
+    assert rows.features.tobytes() == np.tile(FEATURES, 4).tobytes()
     assert joiner.rows() is None
 
 

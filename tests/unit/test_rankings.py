@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 from movielens_files import write_movielens
+from numpy.typing import NDArray
 from registered_models import NAME, ModelsInMemory, likes
 
 from producers.candidates import RankedSlates
@@ -20,7 +22,17 @@ from producers.sources import read_ratings
 from router import AssignmentRequest, MemoryAssignments, Router, make_ranker
 from sluice.domain.events import MAX_EVENT_BYTES, encode
 from sluice.domain.experiment import Experiment, Variant
-from sluice.domain.rankings import MAX_RANKED, RankedItem, SlateRanked, columns_digest, records, shown_probability
+from sluice.domain.rankings import (
+    MAX_RANKED,
+    RankedItem,
+    SlateRanked,
+    columns_digest,
+    have_columns,
+    pack_features,
+    records,
+    shown_probability,
+    unpack_features,
+)
 from sluice.errors import ConfigError
 from sluice.features import batch_features, make_catalogue, names
 
@@ -28,6 +40,7 @@ K, SIZE = 3, 10
 EXPERIMENT = Experiment(
     name="m",
     unit="slate",
+    segments=("half",),
     rankings=True,
     variants=(
         Variant(name="chance", ranker="random", share=20),
@@ -41,6 +54,10 @@ EXPERIMENT = Experiment(
 def slates(tmp_path_factory: pytest.TempPathFactory) -> Slates:
     folder = write_movielens(tmp_path_factory.mktemp("ml") / "tiny", users=60, items=120, each=80, seed=5)
     return cut_slates(read_ratings(str(folder)), size=SIZE)
+
+
+def half(number: int) -> str:
+    return "first" if number < 100 else "second"
 
 
 @pytest.fixture
@@ -57,7 +74,9 @@ def logged(slates: Slates) -> Iterator[list[tuple[int, SlateRanked]]]:
     with Router([EXPERIMENT], MemoryAssignments()) as router:
         for start in range(0, len(slates), 64):
             block = candidates.block(start, min(start + 64, len(slates)))
-            asked = [AssignmentRequest(s.user_id, {"slate": s.slate_id}, s.at_ms) for s in block]
+            asked = [
+                AssignmentRequest(s.user_id, {"slate": s.slate_id}, s.at_ms, {"half": half(s.number)}) for s in block
+            ]
             for slate, answer, everything in zip(block, router.assign(asked), candidates.shown(block), strict=True):
                 for record in log.records(slate, slate.slate_id, answer[0], everything):
                     found.append((slate.number, msgspec.json.decode(record, type=SlateRanked)))
@@ -78,9 +97,10 @@ def test_features_and_scores_are_those_that_the_models_ranked_by(
         place = {log.items[code]: row for row, code in zip(range(low, high), log.item[low:high], strict=True)}
         assert record.columns == columns_digest(columns)
         assert record.random == (record.variant == "chance")
+        assert record.segments == (f"half={half(number)}",)
         for item in record.items:
             row = features[place[item.item_id]]
-            assert np.array(item.features, dtype=np.float32).tobytes() == row.tobytes()
+            assert unpack_features(item.features, len(columns)).tobytes() == row.tobytes()
             if record.random:
                 assert (record.model, item.score) == ("", None)
             else:
@@ -97,6 +117,24 @@ def test_weights_of_what_was_shown_speak_for_whole_slates(logged: list[tuple[int
     error = weights.std() / np.sqrt(len(weights))
     assert abs(weights.mean() - SIZE) < 4 * error
     assert error < 1
+
+
+@given(arrays(np.float32, st.tuples(st.integers(1, 4), st.integers(1, 5)), elements=st.floats(width=32)))
+def test_features_are_read_as_they_were_served_to_the_bit(table: NDArray[np.float32]) -> None:
+    # What is not a number too: that is how a missing value is told.
+    items = tuple(
+        [RankedItem(item_id="i", impression_id="j", score=None, shown=1, features=pack_features(row)) for row in table]
+    )
+    slate = SlateRanked(experiment="e", variant="v", features_version=1, user_id="u", at_ms=0, items=items)
+    read = msgspec.json.decode(encode(slate), type=SlateRanked).items
+    width = table.shape[1]
+    assert [have_columns(read, other) for other in (width - 1, width, width + 1)] == [False, True, False]
+    assert unpack_features(b"".join([item.features for item in read]), width).tobytes() == table.tobytes()
+
+
+def test_half_a_feature_is_none() -> None:
+    item = RankedItem(item_id="i", impression_id="j", score=None, shown=1, features=bytes(7))
+    assert not have_columns([item], 1) and not have_columns([item], 2)
 
 
 shares = st.lists(st.integers(0, 100), min_size=3, max_size=3).filter(lambda found: sum(found) > 0)
@@ -118,7 +156,7 @@ def test_probabilities_of_the_items_of_a_slate_sum_up_to_what_is_shown(
 
 def test_a_long_slate_becomes_records_that_an_event_may_be_as_large_as() -> None:
     item = RankedItem(item_id="i" * 128, impression_id="j" * 128, score=1 / 3, shown=1 / 3,
-                      features=tuple([float(np.float32(1 / 3))] * 64))  # fmt: skip
+                      features=pack_features(np.full(64, 1 / 3, dtype=np.float32)))  # fmt: skip
     slate = SlateRanked(experiment="e" * 64, variant="v" * 64, model="m" * 256, features_version=1, user_id="u" * 128,
                         slate_id="s" * 128, at_ms=9_999_999_999_999, items=(item,) * 100)  # fmt: skip
     parts = list(records(slate))

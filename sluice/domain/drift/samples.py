@@ -9,8 +9,6 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from sluice.domain.rankings import SlateRanked
-
 __all__ = ["CELLS", "Outcomes", "Rows", "cells_of", "with_score"]
 
 CELLS = 1 << 14
@@ -29,18 +27,6 @@ class Rows(NamedTuple):
     features: NDArray[np.floating]
     """(m, columns) as they were served; NaN where one was missing"""
     score: Floats
-
-    @classmethod
-    def of(cls, slates: Sequence[SlateRanked]) -> Rows:
-        """Rows of slates with equally many features; items without a score are left out."""
-        found = [(slate, item) for slate in slates for item in slate.items if item.score is not None]
-        table = np.array([item.features for _, item in found], dtype=np.float64)
-        return cls(
-            [slate.user_id for slate, _ in found],
-            np.array([slate.at_ms for slate, _ in found], dtype=np.int64),
-            table.reshape(len(found), -1),
-            np.array([item.score for _, item in found], dtype=np.float64),
-        )
 
 
 class Outcomes(NamedTuple):
