@@ -32,7 +32,7 @@ from training.prepare import PrepareOptions, make_dataset
 from training.texts import read_texts
 from training.train import fit
 
-__all__ = ["Course", "Part", "Truth", "changed", "course", "dataset"]
+__all__ = ["Course", "Part", "Planted", "Truth", "changed", "course", "dataset", "planted"]
 
 
 class Course(NamedTuple):
@@ -52,16 +52,21 @@ class Part(Struct, frozen=True, kw_only=True):
     ctr: float
 
 
-class Truth(Struct, frozen=True, kw_only=True):
-    """`stale` and `promoted` are the versions before and after, `fresh` learned from all rows of all slates between."""
+class Planted(Struct, frozen=True, kw_only=True):
+    """What the change did to the model that was in force."""
 
     drift_at_ms: int
     slates: dict[str, int]
-    """Of the parts: before the change, until the promotion, after it"""
+    """Of the parts: `before` the change, `between` it and the promotion or the end, `after` the promotion"""
     before: Part
     """The stale model, before the change"""
     between: Part
-    """The stale model, from the change to the promotion"""
+    """The stale model, from the change to the promotion, or to the end"""
+
+
+class Truth(Planted, frozen=True, kw_only=True):
+    """`stale` and `promoted` are the versions before and after, `fresh` learned from all rows of all slates between."""
+
     stale: Part
     """What it would have earned after the promotion"""
     promoted: Part
@@ -92,6 +97,17 @@ def changed(data: Dataset, source: str, drift: Drift, poison: Poison | None = No
     return replace(data, log=slate_log(slates, liked_milli))
 
 
+def planted(examples: Examples, stale: Model, found: Course) -> Planted:
+    """What was earned until another version was in force."""
+    log = examples.data.log
+    before, between = np.arange(found.first, found.change), np.arange(found.change, found.promoted)
+    return Planted(
+        drift_at_ms=int(log.at_ms[found.change]),
+        slates={"before": len(before), "between": len(between), "after": found.stop - found.promoted},
+        before=_part(*_clicks(examples, stale, before)), between=_part(*_clicks(examples, stale, between)),
+    )  # fmt: skip
+
+
 def course(examples: Examples, stale: Model, promoted: Model, policy: str, found: Course, seed: int = 0) -> Truth:
     """What was earned, and what would have been. policy: kind of the model that `fresh` is."""
     log = examples.data.log
@@ -104,10 +120,8 @@ def course(examples: Examples, stale: Model, promoted: Model, policy: str, found
     lost = rates["fresh"].ctr - rates["stale"].ctr
     missed = _clicks(examples, promoted, between)[0] - _clicks(examples, stale, between)[0]
     return Truth(
-        drift_at_ms=int(log.at_ms[found.change]),
-        slates={"before": found.change - found.first, "between": len(between), "after": len(after)},
-        before=_part(*_clicks(examples, stale, np.arange(found.first, found.change))),
-        between=_part(*_clicks(examples, stale, between)), **rates,
+        **msgspec.structs.asdict(planted(examples, stale, found)),
+        stale=rates["stale"], promoted=rates["promoted"], fresh=rates["fresh"],
         behind_fresh=rates["fresh"].ctr - rates["promoted"].ctr,
         behind_fresh_error=_error(by["fresh"], by["promoted"], log.user[after]),
         won_back=(rates["promoted"].ctr - rates["stale"].ctr) / lost if lost > 0 else None,
@@ -140,20 +154,24 @@ def _error(one: tuple[Ints, Ints], other: tuple[Ints, Ints], user: Ints) -> floa
 @data_options
 @click.option("--drift", required=True, help="As of `sluice replay`.")
 @click.option("--stale", required=True, help="models:/NAME/VERSION that was in force first.")
-@click.option("--promoted", required=True, help="models:/NAME/VERSION that was promoted.")
-@click.option("--at", type=click.IntRange(1), required=True, help="Number of the slate from which on that served.")
+@click.option("--promoted", help="models:/NAME/VERSION that was promoted, if one was.")
+@click.option("--at", type=click.IntRange(1), help="Number of the slate from which on that served.")
 @click.option("--until", type=click.IntRange(1), help="Number of the slate before which it served.  [default: the end]")
-def truth(given: DataOptions, drift: str, stale: str, promoted: str, at: int, until: int | None) -> None:
+def truth(given: DataOptions, drift: str, stale: str, promoted: str | None, at: int | None, until: int | None) -> None:
     """Compare versions of a model on the slates of a replay with a planted change."""
     with needs_training():
-        source, planted, registry = given.source(), parse_drift(drift), Registry(Settings.load())
+        source, change, registry = given.source(), parse_drift(drift), Registry(Settings.load())
         data = changed(
-            dataset(source, given.train_share, given.slate_size, given.click_from, given.seed), source, planted
+            dataset(source, given.train_share, given.slate_size, given.click_from, given.seed), source, change
         )
-        models = [registry.load(registry.resolve(parse_model_uri(uri))) for uri in (stale, promoted)]
-        examples = Examples(data, batch_features(data.log, models[0].catalogue))
-        found = Course(data.test_from, int(len(data.log) * planted.at), at, min(until or len(data.log), len(data.log)))
-        told = course(examples, _model(models[0]), _model(models[1]), models[0].name, found, given.seed)
+        before = registry.load(registry.resolve(parse_model_uri(stale)))
+        examples = Examples(data, batch_features(data.log, before.catalogue))
+        stop = min(until or len(data.log), len(data.log))
+        found = Course(data.test_from, int(len(data.log) * change.at), min(at or stop, stop), stop)
+        told = planted(examples, _model(before), found)
+        if promoted is not None and found.promoted < stop:
+            after = registry.load(registry.resolve(parse_model_uri(promoted)))
+            told = course(examples, _model(before), _model(after), before.name, found, given.seed)
     click.echo(msgspec.json.encode(told).decode())
 
 

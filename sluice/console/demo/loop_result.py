@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sluice.console import text
-from sluice.console.demo.loop_seen import Witness
+from sluice.console.demo.loop_seen import Witness, reign
 from sluice.domain.lifecycle_events import (
     Abandoned,
     CanaryAdvanced,
@@ -23,26 +24,28 @@ from sluice.domain.lifecycle_events import (
     RetrainRequested,
     RolledBack,
     ShadowJudged,
+    ShadowStarted,
 )
 
 __all__ = ["LoopOutcome", "loop_outcome", "loop_table", "reasons_of", "stopped_at"]
 
 
 class LoopOutcome(Struct, frozen=True, kw_only=True):
-    """`sluice demo loop --json`. Times are event times in milliseconds, rates clicks per impression of the model's
-    slates, computed from the log, which holds the rating of every item. Null what did not happen."""
+    """`sluice demo loop --json`. Times are event times in milliseconds. Rates are clicks per impression of what a
+    version would show of every slate, worked out from the log, which holds the rating of every item. Null what did not
+    happen; what is said of a promotion is of the first."""
 
-    drift_at: int | None
+    drift_at: int
     detected_at: int | None
     promoted_at: int | None
-    """When the new version ranked its first slate"""
-    ctr_before: float | None
-    ctr_drifted: float | None
-    """From the change to the promotion"""
+    """When the new version ranked its first slate as the only one"""
+    ctr_before: float
+    ctr_drifted: float
+    """Of the stale version from the change to the promotion, or to the end"""
     ctr_recovered: float | None
-    """After the promotion"""
-    ctr_without_loop: float | None
-    """Of the stale version on the same slates"""
+    """Of the new version from the promotion to the next one, or to the end"""
+    ctr_without_loop: float
+    """Of the stale version on the same slates; without a promotion `ctr_drifted`"""
     ctr_fresh_model: float | None
     """Of a model that learned from all items of all slates between change and promotion, on the same slates"""
     behind_fresh_error: float | None
@@ -54,53 +57,65 @@ class LoopOutcome(Struct, frozen=True, kw_only=True):
     slates: dict[str, int]
     """Of the parts `before`, `between`, `after`"""
     stopped_at: str | None
-    """Where the last version that was not promoted was stopped: `gate`, `shadow` or `canary`"""
+    """Where the last version that was not kept was stopped: `gate`, `shadow`, `canary`, or `promoted`"""
     attempts: int
+    promotions: int
+    ranked: dict[str, int]
+    """Version → slates that it ranked since the change"""
     units_exposed_share: float
-    """Of the units since the change, those that a version served which was not promoted"""
+    """Of those slates, by versions that were not promoted or were taken back"""
+    users_exposed_share: float
+    """Of the users to whom the model ranked since the change, those who met such a version"""
     events: list[dict[str, Any]]
     data: str
     seconds: float
 
 
 def loop_outcome(
-    summary: Mapping[str, Any], witness: Witness, truth: Mapping[str, Any] | None, stale: str, seconds: float
+    summary: Mapping[str, Any], witness: Witness, truth: Mapping[str, Any], stale: str, seconds: float
 ) -> LoopOutcome:
-    """summary: of `sluice replay --json`; truth: of `training.loop_truth`, null when nothing was promoted."""
+    """summary: of `sluice replay --json`; truth: of `training.loop_truth`; stale: version in force at first."""
     events = witness.events
     drift = next((event for event in events if isinstance(event, DriftDetected)), None)
-    promoted = next((event for event in events if isinstance(event, Promoted)), None)
-    good = {stale, *[event.version for event in events if isinstance(event, Promoted)]}
-    exposed = sum(served.slates for version, served in witness.served.items() if version not in good)
-    told = truth or {}
-    served = witness.served.get(promoted.version) if promoted is not None else None
-    rate = {name: told[name]["ctr"] if truth else None for name in ("before", "between", "promoted", "stale", "fresh")}
+    promoted = [event.version for event in events if isinstance(event, Promoted)]
+    taken_back = {event.version for event in events if isinstance(event, RolledBack)}
+    good = {stale, *promoted} - taken_back
+    reigned = reign(witness.ranked, stale, promoted[0]) if promoted else ()
+    since = [one for one in witness.ranked if one.at_ms >= truth["drift_at_ms"]]
+    exposed = [one for one in since if one.version not in good]
+    rate = {name: truth[name]["ctr"] for name in ("before", "between", "promoted", "stale", "fresh") if name in truth}
     return LoopOutcome(
-        drift_at=told.get("drift_at_ms"), detected_at=drift.until_ms if drift is not None else None,
-        promoted_at=served.first_ms if served is not None else None,
-        ctr_before=rate["before"], ctr_drifted=rate["between"], ctr_recovered=rate["promoted"],
-        ctr_without_loop=rate["stale"], ctr_fresh_model=rate["fresh"],
-        behind_fresh_error=told.get("behind_fresh_error"), won_back=told.get("won_back"),
-        clicks_lost=told.get("lost_clicks"), slates=told.get("slates", {}),
+        drift_at=truth["drift_at_ms"], detected_at=drift.until_ms if drift is not None else None,
+        promoted_at=reigned[0].at_ms if reigned else None,
+        ctr_before=rate["before"], ctr_drifted=rate["between"], ctr_recovered=rate.get("promoted"),
+        ctr_without_loop=rate.get("stale", rate["between"]), ctr_fresh_model=rate.get("fresh"),
+        behind_fresh_error=truth.get("behind_fresh_error"), won_back=truth.get("won_back"),
+        clicks_lost=truth.get("lost_clicks"), slates=truth["slates"],
         stopped_at=stopped_at(events), attempts=sum(isinstance(event, RetrainRequested) for event in events),
-        units_exposed_share=exposed / max(1, sum(served.slates for served in witness.served.values())),
+        promotions=len(promoted), ranked=dict(Counter(one.version for one in since)),
+        units_exposed_share=len(exposed) / max(1, len(since)),
+        users_exposed_share=len({one.user_id for one in exposed}) / max(1, len({one.user_id for one in since})),
         events=[msgspec.to_builtins(event) for event in events], data=summary["data"], seconds=round(seconds, 1),
     )  # fmt: skip
 
 
 def stopped_at(events: Sequence[LifecycleEvent]) -> str | None:
-    """Where the latest version that was not promoted was stopped; null when none was."""
-    found, canary = None, False
+    """Where the latest version that was not kept was stopped; null when none was."""
+    found, stage, promoted = None, "gate", set()
     for event in events:
-        canary = canary or isinstance(event, CanaryAdvanced)
-        if isinstance(event, GateRefused):
-            found = "gate"
-        elif isinstance(event, ShadowJudged) and not event.passed:
-            found = "shadow"
-        elif isinstance(event, RolledBack):
-            found = "canary"
-        elif isinstance(event, Abandoned):
-            found = "canary" if canary else "gate"
+        match event:
+            case RetrainRequested():
+                stage = "gate"
+            case ShadowStarted():
+                stage = "shadow"
+            case ShadowJudged(passed=True) | CanaryAdvanced():
+                stage = "canary"
+            case Promoted():
+                promoted.add(event.version)
+            case RolledBack() if event.version in promoted:
+                found = "promoted"
+            case GateRefused() | ShadowJudged() | RolledBack() | Abandoned():
+                found = stage
     return found
 
 
@@ -112,12 +127,30 @@ def reasons_of(event: LifecycleEvent) -> str:
 
 def loop_table(found: LoopOutcome) -> RenderableType:
     """Fits 80 columns."""
+    attempts = f"{found.attempts}, {found.promotions} of them promoted"
+    facts = {"attempts": attempts, "replayed": f"{found.data}, {found.seconds:.0f} s"}
     if found.ctr_recovered is None:
-        where = f"{found.stopped_at or 'nothing was trained'}, {found.attempts} attempts"
-        exposed = text.percent(found.units_exposed_share)
-        return Text.assemble(
-            ("stopped at           ", "dim"), (where, "bold"), ("\nunits that it served ", "dim"), exposed
-        )
+        before, since = text.percent(found.ctr_before), text.percent(found.ctr_drifted)
+        units, users = text.percent(found.units_exposed_share), text.percent(found.users_exposed_share)
+        told = {
+            "stopped at": found.stopped_at or "nothing was trained",
+            "seen by": f"{users} of the users, in {units} of the model's slates",
+            "click rate": f"{before} before the change, {since} since",
+        }
+        return Group(*_lines(told | facts))
+    behind = 100 * ((found.ctr_fresh_model or 0.0) - found.ctr_recovered)
+    told = {
+        "behind the fresh model": f"{behind:.2f} ± {100 * (found.behind_fresh_error or 0.0):.2f} points",
+        "clicks lost": f"{text.count(found.clicks_lost or 0)} from the change to the promotion",
+    }
+    note = (
+        "Worked out from the log, which holds the rating of every item: what the version in force, the one in force "
+        "before the change and the fresh one would show of the same slates."
+    )
+    return Group(_rates(found), Text(), *_lines(told | facts), Text(), Text(note, style="dim"))
+
+
+def _rates(found: LoopOutcome) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     for name in ("click rate", "before", "changed", "after", "won back"):
         table.add_column(name, justify="left" if name == "click rate" else "right", no_wrap=True)
@@ -126,14 +159,10 @@ def loop_table(found: LoopOutcome) -> RenderableType:
     table.add_row("with the loop", before, between, text.percent(found.ctr_recovered), share, style="bold")
     table.add_row("without it", before, between, text.percent(found.ctr_without_loop), "0 %")
     table.add_row("fresh model", "", "", text.percent(found.ctr_fresh_model), "100 %")
-    table.add_row(
-        "slates", *[text.count(found.slates[name]) for name in ("before", "between", "after")], "", style="dim"
-    )
-    error = 100 * (found.behind_fresh_error or 0.0)
-    behind = 100 * ((found.ctr_fresh_model or 0.0) - found.ctr_recovered)
-    return Group(
-        table, Text(),
-        Text(f"behind the fresh model  {behind:.2f} ± {error:.2f} points, on the same slates"),
-        Text(f"clicks lost             {text.count(found.clicks_lost or 0)} from the change to the promotion"),
-        Text(f"replayed                {found.data}, {found.seconds:.0f} s", style="dim"),
-    )  # fmt: skip
+    parts = [text.count(found.slates[name]) for name in ("before", "between", "after")]
+    table.add_row("slates", *parts, "", style="dim")
+    return table
+
+
+def _lines(told: Mapping[str, str]) -> list[Text]:
+    return [Text.assemble((f"{name:24}", "dim"), value) for name, value in told.items()]

@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
-import signal
 import time
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from sluice.adapters import catalogue
 from sluice.console.demo.children import Child, ChildFailed, Children, printed
 from sluice.console.demo.loop_result import LoopOutcome, loop_outcome
-from sluice.console.demo.loop_seen import Witness
+from sluice.console.demo.loop_seen import Witness, reign
 from sluice.console.demo.loop_view import LoopView
 from sluice.console.demo.models import LEFT_OUT
 from sluice.console.demo.run import DemoRun
 from sluice.domain.lifecycle import LifecycleState, fold
 from sluice.domain.lifecycle_events import Promoted
 
-__all__ = ["LoopPlan", "LoopRun"]
+__all__ = ["LoopPlan", "LoopRun", "at_work"]
 
 MODEL, ALIAS = "movielens_ctr_ab", "PolicyA"
 LOOK_EVERY_S = 0.2
-RELEASE_S = 60.0
-"""So long what is under way when the log ends may take to come to its end"""
+WORK_S = 300.0
+"""A training that nothing was heard of for so long has failed"""
+LAST_WORD_S = 10.0
+"""After the end of the log what is under way is waited for until nothing was heard for so long: no more slates come"""
 
 
 class LoopPlan(NamedTuple):
@@ -72,68 +73,73 @@ class LoopRun(DemoRun):
         process = children.start("process", "process", "--loglevel", "warning")
         children.start("analyze", "analyze")
         self._until_counting(settings, process)
-        self._wait_for_model(training)
+        stale = self._wait_for_model(training)
         catalogue.apply(settings, [self._experiment])
         children.start("drift", "drift", f"{MODEL}@{ALIAS}", "--follow", "--every", "1")
         life = children.folder / "lifecycle.yaml"
         life.write_text(_bundled("lifecycle.yaml"), encoding="utf-8")
-        children.start("lifecycle", "lifecycle", "run", str(life))
+        lifecycle = children.start("lifecycle", "lifecycle", "run", str(life))
         with Witness(settings, self._experiment.name) as witness:
-            self._follow(witness)
-            summary = self._summary
-            stale = min(witness.served, key=lambda version: witness.served[version].first)
-            promoted = next((event.version for event in witness.events if isinstance(event, Promoted)), None)
-            truth = None
-            if promoted is not None and promoted in witness.served:
-                truth = self._truth(stale, promoted, witness)
-            return loop_outcome(summary, witness, truth, stale, time.monotonic() - self._began_s)
+            summary = self._follow(witness, lifecycle)
+            return loop_outcome(summary, witness, self._truth(stale, witness), stale, time.monotonic() - self._began_s)
 
-    def _wait_for_model(self, training: Child | None) -> None:
+    def _wait_for_model(self, training: Child | None) -> str:
+        """The version that is in force first."""
         assert training is not None
         self._loop_view.phase("training the model that will be in force")
         self._to_end(training)
         found = printed(training) if training.output().strip() else {}
-        if ALIAS not in found.get("in_force", {}) and found.get(ALIAS, {}).get("state") in (None, LEFT_OUT):
+        if ALIAS not in found.get("in_force", {}) or found[ALIAS]["state"] == LEFT_OUT:
             raise ChildFailed(training, "left no model that could serve")
+        return str(found["in_force"][ALIAS])
 
-    def _follow(self, witness: Witness) -> None:
-        """Until the replay has ended, and with it what the loop had begun."""
+    def _follow(self, witness: Witness, lifecycle: Child) -> dict[str, Any]:
+        """Until the replay has ended, and with it what the loop had begun. What the replay printed.
+
+        Raises ChildFailed also for a training that goes on for ever: the replay would stand still as long.
+        """
         view, children = self._loop_view, self._children
         replay = children.start("replay", *self._replay, "--experiment", str(self._experiment_file()), good=(0,))
         view.phase("reading the ratings")
-        ended_s, held = None, False
+        ended, heard_s = False, time.monotonic()
         while True:
             for event in witness.look():
                 view.event(event, witness)
-            if held != _at_work(fold(witness.events)):
-                held = not held
-                replay.signal(signal.SIGSTOP if held else signal.SIGCONT)
+                heard_s = time.monotonic()
+            if children.done(replay) and not ended:
+                ended, heard_s = True, time.monotonic()
+            silent_s = time.monotonic() - heard_s
+            state = fold(witness.events)
+            if at_work(state):
+                replay.hold()
+                if silent_s > WORK_S:
+                    raise ChildFailed(lifecycle, f"trains or judges for more than {WORK_S:g} s")
+            else:
+                replay.go_on()
+                if ended and (state.running is None or silent_s > LAST_WORD_S):
+                    return printed(replay)
             view.look(witness, time.monotonic() - self._began_s)
-            if children.done(replay) and ended_s is None:
-                ended_s = time.monotonic()
-                self._summary = printed(replay)
-            if ended_s is not None:
-                running = fold(witness.events).running
-                if running is None or time.monotonic() - ended_s > RELEASE_S:
-                    return
             time.sleep(LOOK_EVERY_S)
 
-    def _truth(self, stale: str, promoted: str, witness: Witness) -> dict[str, object]:
+    def _truth(self, stale: str, witness: Witness) -> dict[str, Any]:
         """Of the first version that was promoted, as long as it served."""
-        served = witness.served
         self._loop_view.phase("working out what would have been earned without the loop")
-        plan = self._plan
+        plan, promoted = self._plan, []
+        version = next((event.version for event in witness.events if isinstance(event, Promoted)), "")
+        if reigned := reign(witness.ranked, stale, version):
+            promoted = [
+                "--promoted", f"models:/{MODEL}/{version}",
+                "--at", str(reigned[0].number), "--until", str(reigned[-1].number + 1),
+            ]  # fmt: skip
         child = self._children.start(
             "truth", *plan.source, "--train-share", str(plan.train_share), "--drift", plan.drift,
-            "--stale", f"models:/{MODEL}/{stale}", "--promoted", f"models:/{MODEL}/{promoted}",
-            "--at", str(served[stale].last + 1), "--until", str(served[promoted].last + 1),
-            good=(0,), module="training.loop_truth",
+            "--stale", f"models:/{MODEL}/{stale}", *promoted, good=(0,), module="training.loop_truth",
         )  # fmt: skip
         self._to_end(child)
         return printed(child)
 
 
-def _at_work(state: LifecycleState) -> bool:
+def at_work(state: LifecycleState) -> bool:
     """Whether a training is asked for, under way or judged. The replay stands still then: half a year of the log passes
     in two minutes, in which the seconds of a training would be weeks."""
     if state.running is None:

@@ -56,12 +56,12 @@ class LoopView(SilentView):
         self._console.print(Text.assemble((moment, "dim"), "  ", words(event)), highlight=False)
 
     def look(self, witness: Witness, seconds: float) -> None:
-        if self._status is None or not witness.served:
+        if self._status is None or not witness.ranked:
             return
-        latest = max(witness.served, key=lambda version: witness.served[version].last)
-        slates = sum(served.slates for served in witness.served.values())
+        latest = max(witness.ranked)
         self._status.update(
-            f"{text.moment(witness.at_ms)}  {slates:,} slates ranked, now by version {latest}  {seconds:.0f} s"
+            f"{text.moment(witness.at_ms)}  {len(witness.ranked):,} slates ranked, now by version {latest.version}"
+            f"  {seconds:.0f} s"
         )
 
     def __enter__(self) -> LoopView:
