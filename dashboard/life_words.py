@@ -15,6 +15,7 @@ from sluice.domain.lifecycle_events import (
     GateRefused,
     LifecycleEvent,
     ModelTrained,
+    MovedByHand,
     Paused,
     Promoted,
     Resumed,
@@ -79,6 +80,8 @@ def _words(event: LifecycleEvent) -> tuple[Tone, str]:
 
 def _by_hand(event: LifecycleEvent) -> tuple[Tone, str]:
     match event:
+        case MovedByHand():
+            return "warn", f"The alias was moved by hand: version {event.version} is in force"
         case Abandoned():
             return "warn", "The attempt is abandoned"
         case Aborted():

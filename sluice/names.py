@@ -102,5 +102,8 @@ class Keys:
     def lifecycle(self, model: str, alias: str) -> str:
         return f"{self.prefix}lifecycle:{model}@{alias}"
 
+    def life_told(self, model: str, alias: str) -> str:
+        return f"{self.prefix}lifecycle:{model}@{alias}:told"
+
     def truth(self, experiment: str) -> str:
         return f"{self.prefix}truth:{experiment}"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from typing import TypeAlias
 
 import msgspec
 
@@ -17,28 +18,31 @@ from sluice.adapters import catalogue
 from sluice.adapters.mlflow import ModelRef, ModelVersion, Registry
 from sluice.adapters.redis import connect
 from sluice.adapters.shadow import ShadowStore
-from sluice.domain.events import DecisionMade
+from sluice.domain.experiment import Experiment
 from sluice.domain.lifecycle import Attempt, LifecycleState, Step, event_id, next_step
 from sluice.domain.lifecycle_events import (
     Abandoned,
+    Aborted,
     CanaryAdvanced,
     GatePassed,
     GateRefused,
     LifecycleEvent,
     ModelTrained,
+    MovedByHand,
     Promoted,
     RetrainRequested,
     RolledBack,
     ShadowJudged,
     ShadowStarted,
 )
-from sluice.errors import ConfigError, Conflict, SluiceError, TransportError
-from sluice.names import DECISIONS, Keys
+from sluice.domain.lifecycle_waits import Waits, waits
+from sluice.errors import ConfigError, Conflict, ModelUnusable, SluiceError, TransportError
+from sluice.names import Keys
 from sluice.settings import Settings
-from sluice.subscription import Subscription
 from training.aliases import Aliases
 from training.lifecycle_journal import Journal
 from training.lifecycle_plan import Plan
+from training.lifecycle_release import BY, Decisions, hold, judge_shadow, stop_others
 from training.retrain import RESULT_TAG, Job, Result
 from training.retrain_process import retrain_apart
 from training.tracking import Tracking
@@ -47,7 +51,9 @@ __all__ = ["Lifecycle"]
 
 log = logging.getLogger(__name__)
 
-BY = "sluice lifecycle"
+Deed: TypeAlias = LifecycleEvent | Waits
+"""What came of a step"""
+OVERTAKEN = Waits(reason="overtaken", words="somebody else has changed it at this moment")
 
 
 class Lifecycle:
@@ -56,14 +62,16 @@ class Lifecycle:
     def __init__(
         self, settings: Settings, plan: Plan, journal: Journal, *,
         clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+        tell: Callable[[Waits], None] = lambda _: None,
     ) -> None:  # fmt: skip
-        self._settings, self._plan, self._journal, self._clock_ms = settings, plan, journal, clock_ms
+        """tell: hears what is waited for, and what is begun."""
+        self._settings, self._plan, self._journal, self._clock_ms, self._tell = settings, plan, journal, clock_ms, tell
         self._registry = Registry(settings)
         self._since_ms = clock_ms()
-        self._decisions: tuple[str, Subscription[DecisionMade]] | None = None
-        self._latest: DecisionMade | None = None
-        self._tidied = ""
-        self._do: dict[str, Callable[[LifecycleState, Step, Attempt | None], LifecycleEvent | None]] = {
+        self._decisions = Decisions(settings)
+        self._tidied: tuple[str, bool] | None = None
+        self._held = ""
+        self._do: dict[str, Callable[[LifecycleState, Step, Attempt | None], Deed]] = {
             "request": self._request, "train": self._train, "judge": self._judge,
             "start-shadow": self._start_shadow, "judge-shadow": self._judge_shadow, "canary": self._canary,
             "promote": self._promote, "roll-back": self._roll_back, "abandon": self._abandon,
@@ -74,22 +82,38 @@ class Lifecycle:
 
         Raises TransportError when something is away: the step is due again.
         """
-        state = self._journal.poll()
-        if state.running is None:
-            self._tidy(state)
-        step = next_step(state, self._clock_ms(), self._plan.policy, self._since_ms)
+        state, now_ms = self._journal.poll(), self._clock_ms()
+        self._tidy(state)
+        step = next_step(state, now_ms, self._plan.policy, self._since_ms)
         if step is None:
+            self._tell(waits(state, now_ms, self._plan.policy, self._since_ms))
             return None
-        event = self._do[step.act](state, step, state.running)
-        if event is not None:
-            if event.id not in self._journal.state.seen:
-                self._journal.append(event)
-            log.info("%s@%s: %s", self._plan.model, self._plan.alias, event.__struct_config__.tag)
-        return event
+        found = self._done(state, step)
+        if isinstance(found, Waits):
+            self._tell(found)
+            return None
+        if found.id in self._journal.state.seen:
+            return None  # somebody else was quicker
+        self._journal.append(found)
+        self._put_right(found)
+        log.info("%s@%s: %s", self._plan.model, self._plan.alias, found.__struct_config__.tag)
+        return found
 
     def close(self) -> None:
-        if self._decisions is not None:
-            self._decisions[1].close()
+        self._decisions.close()
+
+    def _done(self, state: LifecycleState, step: Step) -> Deed:
+        run = state.running
+        if step.act not in ("judge-shadow", "canary"):  # these look, again and again
+            words = f"{step.act}: version {step.version}" if step.version else step.act
+            self._tell(Waits(reason="at-work", words=words))
+        try:
+            return self._do[step.act](state, step, run)
+        except ModelUnusable as error:
+            if run is None or step.act == "request":
+                raise
+            # A version or an alias that somebody deleted: waiting does not bring it back.
+            return self._ended(step, run, [str(error)])
 
     def _about(self, *parts: str | int, cause: str) -> dict[str, str | int]:
         plan = self._plan
@@ -100,11 +124,19 @@ class Lifecycle:
         return self._registry.resolve(ModelRef(self._plan.model, alias=self._plan.alias))
 
     def _request(self, state: LifecycleState, step: Step, _: Attempt | None) -> LifecycleEvent:
-        since_ms = state.drift.since_ms if state.drift is not None and state.drift.id == step.cause else 0
+        drift = state.drift if state.drift is not None and state.drift.id == step.cause else None
+        now = self._in_force().version
+        if drift is not None and drift.version not in ("", now):
+            return self._moved_by_hand(state, now, step.cause)
         # The attempt before is a part of the id: what it left open is asked for once more.
         before = state.attempt.id if state.attempt is not None else ""
         about = self._about("request", step.cause, before, cause=step.cause)
-        return _made(RetrainRequested, about, against=self._in_force().version, reason=step.reason, since_ms=since_ms)
+        since_ms = drift.since_ms if drift is not None else 0
+        return _made(RetrainRequested, about, against=now, reason=step.reason, since_ms=since_ms)
+
+    def _moved_by_hand(self, state: LifecycleState, now: str, cause: str) -> LifecycleEvent:
+        about = self._about("moved", cause, now, cause=cause)
+        return _made(MovedByHand, about, version=now, before=state.in_force)
 
     def _train(self, state: LifecycleState, step: Step, run: Attempt | None) -> LifecycleEvent:
         assert run is not None
@@ -143,67 +175,53 @@ class Lifecycle:
         catalogue.apply(self._settings, [release], by=BY, why=f"shadow of version {run.version}")
         return self._of(ShadowStarted, run, step, "shadow", version=run.version, experiment=release.name)
 
-    def _judge_shadow(self, state: LifecycleState, step: Step, run: Attempt | None) -> LifecycleEvent | None:
+    def _judge_shadow(self, state: LifecycleState, step: Step, run: Attempt | None) -> Deed:
         assert run is not None
-        rule = self._plan.shadow
+        name = self._plan.release(run.version, canary=False).name
+        release = catalogue.load(self._settings).get(name)
+        if release is not None and release.state.status == "stopped":
+            return self._stopped_from_outside(release, step, run)
         with connect(self._settings) as client:
-            store = ShadowStore(client, Keys(self._settings.prefix))
-            found = store.figures(self._plan.release(run.version, canary=False).name)
-        # A candidate that cannot even be loaded tells no version: all that is asked in this experiment is of it.
-        own = [one for one in found if one.shadow_version in (run.version, "")]
-        compared, failed = sum(one.compared for one in own), sum(sum(one.errors.values()) for one in own)
-        if compared + failed < rule.requests:
-            return None
-        errors = failed / (compared + failed)
-        p99_ms = max((one.shadow_ms.get("p99", 0.0) for one in own), default=0.0)
-        overlap = min((one.overlap.mean for one in own if one.overlap.mean is not None), default=0.0)
-        reasons = []
-        if errors > rule.max_errors:
-            reasons.append(f"{errors:.1%} of its rankings failed, more than {rule.max_errors:.1%}")
-        if p99_ms > rule.max_p99_ms:
-            reasons.append(f"99 % of its rankings take up to {p99_ms:.0f} ms, more than {rule.max_p99_ms:g}")
-        if overlap < rule.min_overlap:
-            reasons.append(f"{overlap:.1%} of the best items are those of the version in force: too few")
-        figures = {"compared": float(compared), "errors": errors, "p99_ms": p99_ms, "overlap": overlap}
+            found = ShadowStore(client, Keys(self._settings.prefix)).figures(name)
+        verdict = judge_shadow(found, self._plan.shadow, run.version)
+        if isinstance(verdict, Waits):
+            return verdict
         return self._of(
-            ShadowJudged, run, step, "shadow judged", version=run.version, passed=not reasons,
-            reasons=tuple(reasons), figures=figures,
+            ShadowJudged, run, step, "shadow judged", version=run.version, passed=not verdict.reasons,
+            reasons=verdict.reasons, figures=verdict.figures,
         )  # fmt: skip
 
-    def _canary(self, state: LifecycleState, step: Step, run: Attempt | None) -> LifecycleEvent | None:
+    def _canary(self, state: LifecycleState, step: Step, run: Attempt | None) -> Deed:
         assert run is not None
-        release = self._plan.release(run.version, canary=True)
-        catalogue.apply(self._settings, [release], by=BY, why=f"canary of version {run.version}")
-        decision = self._decision(release.name)
-        if decision is None or decision.canary is None:
-            return None
-        report = decision.canary
+        wanted = self._plan.release(run.version, canary=True)
+        (release,) = catalogue.apply(self._settings, [wanted], by=BY, why=f"canary of version {run.version}")
+        if release.state.status == "paused" and release.state.changes[-1].by == BY:
+            catalogue.change(self._settings, release.name, "start", by=BY, why="the lifecycle was resumed")
+        if release.state.status == "stopped":
+            return self._stopped_from_outside(release, step, run)
+        decision = self._decisions.latest(wanted)
+        report = decision.canary if decision is not None else None
+        if decision is None or report is None:
+            words = f"the canary of version {run.version}: no decision on experiment {release.name} yet"
+            return Waits(reason="canary", words=words)
         if report.place.state == "rolled-back":
             return self._of(
                 RolledBack, run, step, "canary", version=run.version, to=run.against, reasons=decision.reasons
             )
         share = 100 if report.place.state == "promoted" else min(report.share, 99)
         if share <= run.share:
-            return None
+            return Waits(reason="canary", words=f"experiment {release.name}: {' '.join(decision.reasons[:2])}")
         return self._of(
             CanaryAdvanced, run, step, f"canary {share}", version=run.version, share=share,
             experiment=release.name, decision=decision.version,
         )  # fmt: skip
 
-    def _decision(self, experiment: str) -> DecisionMade | None:
-        """The latest of `experiment`."""
-        if self._decisions is None or self._decisions[0] != experiment:
-            self.close()
-            self._latest = None
-            found: Subscription[DecisionMade] = Subscription(
-                DECISIONS, experiment=experiment, from_start=True, settings=self._settings
-            )
-            self._decisions = experiment, found
-        for decision in self._decisions[1].poll(0.2):
-            self._latest = decision
-        return self._latest
+    def _stopped_from_outside(self, release: Experiment, step: Step, run: Attempt) -> LifecycleEvent:
+        last = release.state.changes[-1]
+        why = f"experiment {release.name} was stopped" + (f": {last.why}" if last.why else "")
+        return self._of(Aborted, run, step, "stopped", by=last.by or "somebody", why=why)
 
-    def _promote(self, state: LifecycleState, step: Step, run: Attempt | None) -> LifecycleEvent | None:
+    def _promote(self, state: LifecycleState, step: Step, run: Attempt | None) -> Deed:
         assert run is not None
         now = self._in_force().version
         if now not in (run.against, run.version):
@@ -213,35 +231,40 @@ class Lifecycle:
             return state.paused is None and state.running is not None and state.running.id == run.id
 
         if now != run.version and not self._move(run.version, due):
-            return None
+            return OVERTAKEN
         return self._of(Promoted, run, step, "promoted", version=run.version, before=run.against)
 
     def roll_back(self, reason: str, *, by: str = "", cause: str = "") -> LifecycleEvent:
         """Bring the version before the last promotion back, at once. Raises ConfigError when there is none."""
-        event = self._taken_back(self._journal.catch_up(), reason, by, cause)
-        if event is None:
-            raise Conflict(f"{self._plan.serving}: somebody else has changed it at this moment: look again")
-        self._journal.append(event)
-        return event
-
-    def _roll_back(self, state: LifecycleState, step: Step, _: Attempt | None) -> LifecycleEvent | None:
-        return self._taken_back(state, step.reason, "", step.cause)
-
-    def _taken_back(self, state: LifecycleState, reason: str, by: str, cause: str) -> LifecycleEvent | None:
-        run = state.attempt
-        if run is None or not state.before:
+        state = self._journal.catch_up()
+        if not state.before:
             raise ConfigError(f"{self._plan.serving}: no promotion that could be taken back")
         if state.running is not None:
             raise ConfigError(f"{self._plan.serving}: a release is under way: abort it first")
+        event = self._taken_back(state, reason, by, cause)
+        if isinstance(event, MovedByHand):
+            raise ConfigError(f"{self._plan.serving}: moved by hand to version {event.version}: it is not moved back")
+        if isinstance(event, Waits):
+            raise Conflict(f"{self._plan.serving}: {event.words}: look again")
+        self._journal.append(event)
+        self._put_right(event)
+        return event
+
+    def _roll_back(self, state: LifecycleState, step: Step, _: Attempt | None) -> Deed:
+        return self._taken_back(state, step.reason, "", step.cause)
+
+    def _taken_back(self, state: LifecycleState, reason: str, by: str, cause: str) -> Deed:
+        run = state.attempt
+        assert run is not None and state.before
         now = self._in_force().version
         if now not in (state.in_force, state.before):
-            raise ConfigError(f"{self._plan.serving}: moved by hand to version {now}: it is not moved back")
+            return self._moved_by_hand(state, now, cause)
 
         def due(latest: LifecycleState) -> bool:
             return latest.running is None and (latest.in_force, latest.before) == (state.in_force, state.before)
 
         if now != state.before and not self._move(state.before, due):
-            return None
+            return OVERTAKEN
         about = self._about(f"back {state.in_force}", run.id, cause=cause)
         return _made(
             RolledBack, about, attempt=run.id, version=state.in_force, to=state.before, reasons=(reason,), by=by
@@ -263,11 +286,23 @@ class Lifecycle:
             state = self._journal.catch_up()
             if due(state):
                 return True
-            if state.in_force not in ("", version) and self._in_force().version == version:
-                stands = self._registry.resolve(ModelRef(self._plan.model, version=state.in_force))
-                aliases.move(self._plan.alias, stands)
-                log.warning("%s: overtaken: version %s stays in force", self._plan.serving, state.in_force)
+            self._restore(aliases, version, state.in_force)
         return False
+
+    def _put_right(self, said: LifecycleEvent) -> None:
+        """What stood on the topic before `said` counts first: an alias that was moved for nothing goes back."""
+        stands, moved_to = self._journal.state.in_force, ""
+        if isinstance(said, Promoted | RolledBack):
+            moved_to = said.version if isinstance(said, Promoted) else said.to
+        if moved_to not in ("", stands):
+            tracking = Tracking(self._settings)
+            with tracking.errors():
+                self._restore(Aliases(tracking, self._settings, self._plan.model, ""), moved_to, stands)
+
+    def _restore(self, aliases: Aliases, version: str, stands: str) -> None:
+        if stands not in ("", version) and self._in_force().version == version:
+            aliases.move(self._plan.alias, self._registry.resolve(ModelRef(self._plan.model, version=stands)))
+            log.warning("%s: overtaken: version %s stays in force", self._plan.serving, stands)
 
     def _abandon(self, state: LifecycleState, step: Step, run: Attempt | None) -> LifecycleEvent:
         assert run is not None
@@ -280,15 +315,19 @@ class Lifecycle:
         return _made(kind, self._about(what, run.id, cause=step.cause), attempt=run.id, **fields)
 
     def _tidy(self, state: LifecycleState) -> None:
-        """The experiment of an attempt that has ended is stopped: everybody sees the version in force."""
+        """Releases of attempts that have ended are stopped, and that of a life that is paused is held."""
         run = state.attempt
-        if run is None or not run.version or self._tidied == run.id:
+        if run is None:
             return
-        name = self._plan.release(run.version, canary=False).name
-        known = catalogue.load(self._settings).get(name)
-        if known is not None and known.state.status in ("running", "paused"):
-            catalogue.change(self._settings, name, "stop", by=BY, why=f"its attempt has ended: {run.outcome}")
-        self._tidied = run.id
+        now = run.id, run.stage == "ended"
+        if self._tidied != now:
+            version, outcome = ("", f": {run.outcome}") if run.stage == "ended" else (run.version, "")
+            stop_others(self._settings, self._plan, version, f"its attempt has ended{outcome}")
+            self._tidied = now
+        if state.paused is not None and run.stage != "ended" and self._held != state.paused.id:
+            why = f"the lifecycle is paused by {state.paused.by}"
+            hold(self._settings, self._plan.release(run.version or "0", canary=True).name, why)
+            self._held = state.paused.id
 
 
 def _made(kind: type, about: dict[str, str | int], **fields: object) -> LifecycleEvent:

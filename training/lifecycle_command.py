@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import getpass
+import os
 import signal
+import socket
 import threading
 import time
 import uuid
@@ -18,10 +20,11 @@ import msgspec
 from sluice.adapters import logs
 from sluice.adapters.exporter import exporting
 from sluice.adapters.lease import Lease
+from sluice.adapters.lives import LifeBoard
 from sluice.adapters.metrics import Metrics
 from sluice.adapters.redis import connect
 from sluice.console.options import metrics_port_option
-from sluice.errors import ConfigError
+from sluice.errors import ConfigError, Conflict
 from sluice.names import Keys
 from sluice.settings import Settings
 from training.options import needs_training
@@ -55,7 +58,7 @@ def run(file: Path, once: bool, metrics_port: int | None) -> None:
         from training.lifecycle import Lifecycle
         from training.lifecycle_journal import Journal
         from training.lifecycle_plan import load_plan
-        from training.lifecycle_process import Process
+        from training.lifecycle_process import Notes, Process
 
         plan, settings = load_plan(file), Settings.load()
         settings.require_kafka(), settings.require_redis()
@@ -64,12 +67,14 @@ def run(file: Path, once: bool, metrics_port: int | None) -> None:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: stop.set())
         with ExitStack() as closing:
-            client = closing.enter_context(connect(settings))
-            lease = closing.enter_context(Lease(client, Keys(settings.prefix).lifecycle(plan.model, plan.alias)))
+            client, keys = closing.enter_context(connect(settings)), Keys(settings.prefix)
+            who = f"{socket.gethostname()}, process {os.getpid()}"
+            lease = closing.enter_context(Lease(client, keys.lifecycle(plan.model, plan.alias), who))
             journal = closing.enter_context(Journal(settings, plan.model, plan.alias))
-            life = Lifecycle(settings, plan, journal)
+            notes = Notes(LifeBoard(client, keys, plan.model, plan.alias))
+            life = Lifecycle(settings, plan, journal, tell=notes)
             closing.callback(life.close)
-            process = Process(plan, journal, life, lease, metrics, lambda event: click.echo(_json(event)))
+            process = Process(plan, journal, life, lease, metrics, notes, lambda event: click.echo(_json(event)))
             # Only now: totals are of the whole topic, and shall not seem to jump.
             closing.enter_context(exporting(metrics, settings, metrics_port))
             metrics.read_from(process.readings, ready=lambda: process.ready)
@@ -79,33 +84,19 @@ def run(file: Path, once: bool, metrics_port: int | None) -> None:
 
 @lifecycle.command()
 @click.argument("model")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object: state and events.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object: state, leader, what it waits for, events.")
 def status(model: str, as_json: bool) -> None:
-    """Where the life of MODEL (NAME@ALIAS) stands, and what happened last."""
+    """Where the life of MODEL (NAME@ALIAS) stands, what it waits for, and what happened last."""
+    from training.lifecycle_status import as_object, in_words, led
+
+    name, alias = parse_model(model)
     with _journal(model) as journal:
         state, events = journal.state, list(journal.events)
+    by = led(Settings.load(), name, alias)
     if as_json:
-        told = msgspec.to_builtins(state)
-        del told["seen"]
-        click.echo(msgspec.json.encode({"model": model, "state": told, "events": events}).decode())
-        return
-    click.echo("\n".join(_words(model, state)))
-    for event in events[-10:]:
-        click.echo(f"  {time.strftime('%Y-%m-%d %H:%M:%S', time.gmtime(event.at_ms / 1000))} {_tag(event)}")
-
-
-def _words(model: str, state: LifecycleState) -> list[str]:
-    lines = [f"{model}: version {state.in_force or 'unknown'} is in force"]
-    if state.before:
-        lines[0] += f", before it version {state.before}"
-    if state.paused is not None:
-        lines.append(f"paused by {state.paused.by}: {state.paused.why}")
-    attempt = state.attempt
-    if attempt is not None:
-        stage = attempt.outcome if attempt.stage == "ended" else attempt.stage
-        version = f" version {attempt.version}" if attempt.version else ""
-        lines.append(f"attempt {attempt.id}:{version} {stage} ({attempt.reason})")
-    return lines
+        click.echo(msgspec.json.encode(as_object(model, state, events, by)).decode())
+    else:
+        click.echo("\n".join(in_words(model, state, events, by)))
 
 
 def _by_hand(command: Callable[..., None]) -> Callable[..., None]:
@@ -164,7 +155,7 @@ def request(model: str, why: str, by: str) -> None:
 
         name, alias = parse_model(model)
         against = Registry(Settings.load()).resolve(ModelRef(name, alias=alias)).version
-        _say(model, "RetrainRequested", idle=True, against=against, reason=why, by=by)
+        _say(model, "RetrainRequested", against=against, reason=why, by=by)
 
 
 @lifecycle.command()
@@ -190,29 +181,35 @@ def _journal(model: str) -> Journal:
     return Journal(settings, name, alias)
 
 
-def _say(model: str, kind: str, *, attempt: bool = False, idle: bool = False, **fields: Any) -> None:
-    """Write what somebody did. attempt: it belongs to the one under way. idle: there must be none."""
+def _say(model: str, kind: str, *, attempt: bool = False, **fields: Any) -> None:
+    """Write what somebody did. attempt: it belongs to the one under way. Raises Conflict where it changes nothing."""
     from sluice.domain import lifecycle_events
+    from sluice.domain.lifecycle import changes
 
     name, alias = parse_model(model)
     with _journal(model) as journal:
-        running = journal.state.running
-        if attempt and running is None:
-            raise ConfigError(f"{model}: no attempt is under way")
-        if idle and running is not None:
-            raise ConfigError(f"{model}: attempt {running.id} is under way: {running.stage}")
-        if attempt and running is not None:
+        state = journal.state
+        running = state.running
+        if attempt:
+            if running is None:
+                raise ConfigError(f"{model}: no attempt is under way")
             fields |= {"attempt": running.id, "cause": running.latest}
         made = getattr(lifecycle_events, kind)(
             id=uuid.uuid4().hex[:16], model=name, alias=alias, at_ms=time.time_ns() // 1_000_000, **fields
         )
+        if (kind == "Paused" and state.paused is not None) or not changes(state, made):
+            raise Conflict(f"{model}: nothing to {click.get_current_context().info_name}: {_place(state)}")
         journal.append(made)
         click.echo(_json(made))
 
 
+def _place(state: LifecycleState) -> str:
+    run, by = state.running, state.paused
+    told = [f"paused by {by.by} ({by.why})"] if by is not None else []
+    approved = ", approved" if run is not None and run.approved else ""
+    told.append(f"attempt {run.id} stands at `{run.stage}`{approved}" if run is not None else "no attempt is under way")
+    return ", ".join(told)
+
+
 def _json(event: Any) -> str:
     return msgspec.json.encode(event).decode()
-
-
-def _tag(event: Any) -> str:
-    return str(event.__struct_config__.tag)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Iterable
 from typing import Any, cast
 
 from sluice.adapters.kafka import KafkaError, KafkaException, Message, producer
@@ -36,8 +37,7 @@ class Journal:
         self.state = LifecycleState()
         self.events: list[LifecycleEvent] = []
         """Those of this life, in the order of the topic, once each"""
-        for message in self._reader.rest():
-            self._take(message)
+        self._take(self._reader.rest())
 
     def catch_up(self) -> LifecycleState:
         """Read what the topic holds at this moment; the state after it. Raises TransportError."""
@@ -55,8 +55,7 @@ class Journal:
 
     def poll(self, timeout_s: float = 0.0) -> LifecycleState:
         """Read on; the state after it."""
-        for message in self._reader.poll(timeout_s):
-            self._take(message)
+        self._take(self._reader.poll(timeout_s))
         return self.state
 
     def append(self, event: LifecycleEvent) -> LifecycleState:
@@ -86,14 +85,24 @@ class Journal:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _take(self, message: Message) -> None:
-        if message.value() is None:
-            return
-        try:
-            event = cast(LifecycleEvent, decode(message.value(), cast(Any, LifecycleEvent)))
-        except InvalidEvent as error:
-            log.warning("topic %s: skipped offset %s: %s", LIFECYCLE, message.offset(), error)
-            return
-        if event.model == self._model and event.alias in ("", self._alias) and event.id not in self.state.seen:
-            self.events.append(event)
-            self.state = fold([event], self.state)
+    def _take(self, messages: Iterable[Message]) -> None:
+        """All of them at once: each fold copies what was seen."""
+        fresh: dict[str, LifecycleEvent] = {}
+        for message in messages:
+            event = _event(message)
+            if event is not None and event.model == self._model and event.alias in ("", self._alias):
+                fresh.setdefault(event.id, event)
+        new = [event for event in fresh.values() if event.id not in self.state.seen]
+        if new:
+            self.events += new
+            self.state = fold(new, self.state)
+
+
+def _event(message: Message) -> LifecycleEvent | None:
+    if message.value() is None:
+        return None
+    try:
+        return cast(LifecycleEvent, decode(message.value(), cast(Any, LifecycleEvent)))
+    except InvalidEvent as error:
+        log.warning("topic %s: skipped offset %s: %s", LIFECYCLE, message.offset(), error)
+        return None

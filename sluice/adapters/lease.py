@@ -7,6 +7,8 @@ afterwards that another one leads: what it writes must stand that.
 from __future__ import annotations
 
 import threading
+import uuid
+from typing import cast
 
 import redis
 from redis.exceptions import LockError
@@ -14,7 +16,7 @@ from redis.exceptions import LockError
 from sluice.adapters.redis import RedisError
 from sluice.errors import TransportError
 
-__all__ = ["Lease"]
+__all__ = ["Lease", "holder"]
 
 SECONDS = 15.0
 """After so long without a sign of life another one takes over"""
@@ -23,8 +25,9 @@ SECONDS = 15.0
 class Lease:
     """One for each `name`. Use as a context manager: it is renewed in the background, and given back at the end."""
 
-    def __init__(self, client: redis.Redis, name: str, *, seconds: float = SECONDS) -> None:
-        self._name, self._seconds = name, seconds
+    def __init__(self, client: redis.Redis, name: str, who: str = "", *, seconds: float = SECONDS) -> None:
+        """who: for people (`holder`)."""
+        self._seconds, self._token = seconds, f"{uuid.uuid4().hex} {who}"
         self._lock = client.lock(name, timeout=seconds, thread_local=False)
         self._using = threading.Lock()
         self._held = False
@@ -36,7 +39,7 @@ class Lease:
         with self._using:
             if not self._held:
                 try:
-                    self._held = bool(self._lock.acquire(blocking=False))
+                    self._held = bool(self._lock.acquire(blocking=False, token=self._token))
                 except RedisError as error:
                     raise TransportError(f"Redis does not say who leads: {error}") from error
             return self._held
@@ -67,3 +70,12 @@ class Lease:
                 self._lock.release()
         except RedisError:
             pass  # it expires
+
+
+def holder(client: redis.Redis, name: str) -> str | None:
+    """Who holds the lease at this moment; None: nobody. Raises TransportError when Redis is away."""
+    try:
+        token = cast("bytes | None", client.get(name))
+    except RedisError as error:
+        raise TransportError(f"Redis does not say who leads: {error}") from error
+    return None if token is None else token.decode().partition(" ")[2]

@@ -289,6 +289,9 @@ _RELEASING = {
     "sluice_lifecycle_version": _gauge(
         "", (*_LIFE, "version"), "1 for the version that is in force, as topic `lifecycle` says", "lifecycle"
     ),
+    "sluice_lifecycle_leads": _gauge(
+        "", _LIFE, "1 for the process that leads, 0 for those that stand by", "lifecycle"
+    ),
     "sluice_lifecycle_stage": _gauge(
         "", (*_LIFE, "stage"),
         "1 for the stage of the attempt under way: `requested`, `trained`, `gated`, `shadow`, `judged`, `canary`; "

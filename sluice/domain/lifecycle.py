@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
-from functools import reduce
 from hashlib import blake2b
 from typing import Annotated, Literal, TypeAlias
 
@@ -34,6 +33,7 @@ from sluice.domain.lifecycle_events import (
     GateRefused,
     LifecycleEvent,
     ModelTrained,
+    MovedByHand,
     OfAttempt,
     Paused,
     Promoted,
@@ -46,8 +46,8 @@ from sluice.domain.lifecycle_events import (
 )
 
 __all__ = [
-    "Attempt", "LifecycleState", "Policy", "Stage", "Step", "check_schedule", "event_id", "fold", "next_step",
-    "waits_for_approval",
+    "Attempt", "LifecycleState", "Policy", "Stage", "Step", "changes", "check_schedule", "event_id", "fold",
+    "held_back", "is_warm", "next_schedule_ms", "next_step", "waits_for_approval", "wanted",
 ]  # fmt: skip
 
 DAY_MS = 24 * 3600 * 1000
@@ -105,7 +105,7 @@ class Attempt(Struct, frozen=True, kw_only=True):
     outcome: str = ""
     """How it ended: tag of the event that ended it"""
     drift: DriftDetected | None = None
-    """What it answers; when it ends without a version that users were shown, the drift is open again"""
+    """The latest of the version in force, which it answers; open again when it is refused at the gate or abandoned"""
 
 
 class LifecycleState(Struct, frozen=True, kw_only=True):
@@ -152,7 +152,18 @@ class Step(Struct, frozen=True, kw_only=True):
 
 def fold(events: Iterable[LifecycleEvent], state: LifecycleState | None = None) -> LifecycleState:
     """The state after `events`, in their order on the topic. Equal events, again, change nothing."""
-    return reduce(_after, events, state or LifecycleState())
+    state = state or LifecycleState()
+    seen = set(state.seen)  # copied once, not with every event
+    for event in events:
+        if event.id not in seen:
+            seen.add(event.id)
+            state = _after(state, event)
+    return replace(state, seen=frozenset(seen))
+
+
+def changes(state: LifecycleState, event: LifecycleEvent) -> bool:
+    """Whether `event` would say anything new to `state`."""
+    return event.id not in state.seen and _after(state, event) != state
 
 
 def next_step(state: LifecycleState, now_ms: int, policy: Policy, since_ms: int = 0) -> Step | None:
@@ -164,8 +175,12 @@ def next_step(state: LifecycleState, now_ms: int, policy: Policy, since_ms: int 
     if state.paused is not None:
         return None
     run = state.running
+    back = _roll_back(state, now_ms, policy)
     if run is None:
-        return _roll_back(state, now_ms, policy) or _request(state, now_ms, policy, since_ms)
+        return back or (None if held_back(state, now_ms, policy) else wanted(state, now_ms, policy, since_ms))
+    if back is not None:
+        reason = f"version {state.in_force}, which it is compared with, is taken back: {back.reason}"
+        return Step(act="abandon", cause=back.cause, attempt=run.id, version=run.version, reason=reason)
     if now_ms - run.began_ms > policy.longest_s * 1000:
         reason = f"not released within {policy.longest_s} s: {run.stage}"
         return Step(act="abandon", cause=run.latest, attempt=run.id, version=run.version, reason=reason)
@@ -204,23 +219,49 @@ def _act(run: Attempt, policy: Policy) -> Act | None:
     return "canary" if run.share < 100 and (policy.canary or run.stage == "canary") else "promote"
 
 
-def _request(state: LifecycleState, now_ms: int, policy: Policy, since_ms: int) -> Step | None:
-    if now_ms < state.ended_ms + policy.cooldown_s * 1000:
-        return None
-    if sum(at_ms > now_ms - DAY_MS for at_ms in state.requests_ms) >= policy.daily_limit:
-        return None
+def held_back(
+    state: LifecycleState, now_ms: int, policy: Policy
+) -> tuple[Literal["cooldown", "daily-limit"], int] | None:
+    """What keeps the next attempt from beginning, unless somebody asks for it, and until when."""
+    if _within(policy.cooldown_s * 1000, state.ended_ms, now_ms):
+        return "cooldown", state.ended_ms + policy.cooldown_s * 1000
+    recent = [at_ms for at_ms in state.requests_ms if _within(DAY_MS, at_ms, now_ms)]
+    if len(recent) >= policy.daily_limit:
+        return "daily-limit", sorted(recent)[-policy.daily_limit] + DAY_MS
+    return None
+
+
+def wanted(state: LifecycleState, now_ms: int, policy: Policy, since_ms: int = 0) -> Step | None:
+    """The attempt that there is a reason for; `held_back` says whether it may begin."""
     if policy.drift and state.drift is not None:
         return Step(act="request", cause=state.drift.id, reason="; ".join(state.drift.reasons) or "drift")
-    anchor_ms = state.requests_ms[-1] if state.requests_ms else since_ms
-    if policy.schedule and anchor_ms and _due_ms(policy.schedule, anchor_ms) <= now_ms:
-        due_ms = _due_ms(policy.schedule, anchor_ms)
+    due_ms = next_schedule_ms(state, now_ms, policy, since_ms)
+    if due_ms is not None and due_ms <= now_ms:
         return Step(act="request", cause=event_id("schedule", policy.schedule, due_ms), reason="schedule")
     return None
 
 
+def next_schedule_ms(state: LifecycleState, now_ms: int, policy: Policy, since_ms: int = 0) -> int | None:
+    """The first time of the schedule after the last request, or after `since_ms`; None without a schedule."""
+    # A request of the day after tomorrow was made by a clock that was wrong.
+    anchor_ms = next((at_ms for at_ms in reversed(state.requests_ms) if at_ms < now_ms + DAY_MS), since_ms)
+    if not policy.schedule or not anchor_ms:
+        return None
+    return int(next(CronSim(policy.schedule, datetime.fromtimestamp(anchor_ms / 1000, UTC))).timestamp() * 1000)
+
+
+def is_warm(state: LifecycleState, now_ms: int, policy: Policy) -> bool:
+    """Whether the version before would come back by itself."""
+    return bool(state.before) and now_ms <= state.promoted_ms + policy.warm_s * 1000
+
+
+def _within(span_ms: int, at_ms: int, now_ms: int) -> bool:
+    """Clocks that disagree a little are borne; for what lies further ahead, by a clock that was wrong, nobody waits."""
+    return abs(now_ms - at_ms) < span_ms
+
+
 def _roll_back(state: LifecycleState, now_ms: int, policy: Policy) -> Step | None:
-    warm = state.before and now_ms <= state.promoted_ms + policy.warm_s * 1000
-    if not warm:
+    if not is_warm(state, now_ms, policy):
         return None
     if state.breach is not None:
         return Step(act="roll-back", cause=state.breach.id, version=state.in_force, reason=state.breach.reason)
@@ -231,22 +272,16 @@ def _roll_back(state: LifecycleState, now_ms: int, policy: Policy) -> Step | Non
     return Step(act="roll-back", cause=drift.id, version=state.in_force, reason=reason)
 
 
-def _due_ms(schedule: str, after_ms: int) -> int:
-    return int(next(CronSim(schedule, datetime.fromtimestamp(after_ms / 1000, UTC))).timestamp() * 1000)
-
-
 def _after(state: LifecycleState, event: LifecycleEvent) -> LifecycleState:
-    if event.id in state.seen:
-        return state
-    state = replace(state, seen=state.seen | {event.id})
     match event:
         case Paused():
             return replace(state, paused=event)
         case Resumed():
             return replace(state, paused=None)
         case DriftDetected():
-            mine = not state.in_force or event.version in ("", state.in_force)
-            return replace(state, drift=event) if mine and state.running is None else state
+            return _drifted(state, event)
+        case MovedByHand() if state.running is None and event.version != state.in_force:
+            return replace(state, in_force=event.version, before="", breach=None, drift=None)
         case Breach():
             return replace(state, breach=event) if event.version == state.in_force else state
         case RetrainRequested():
@@ -273,8 +308,16 @@ def _after(state: LifecycleState, event: LifecycleEvent) -> LifecycleState:
     return replace(state, attempt=run)
 
 
+def _drifted(state: LifecycleState, event: DriftDetected) -> LifecycleState:
+    if state.in_force and event.version not in ("", state.in_force):
+        return state
+    if state.running is None:
+        return replace(state, drift=event)
+    return replace(state, attempt=replace(state.running, drift=event))
+
+
 def _requested(state: LifecycleState, event: RetrainRequested) -> LifecycleState:
-    drift = state.drift if state.drift is not None and state.drift.id == event.cause else None
+    drift = state.drift if state.drift is not None and state.drift.version in ("", event.against) else None
     run = Attempt(
         id=event.id, reason=event.reason, began_ms=event.at_ms, against=event.against, latest=event.id, drift=drift
     )
@@ -315,7 +358,7 @@ def _moved(run: Attempt, event: OfAttempt) -> Attempt:
             return _ended(run, event)
         case RolledBack() if stage in ("gated", "judged", "canary") and event.version == run.version:
             return _ended(run, event)
-        case Approved():
+        case Approved() if stage in ("gated", "shadow", "judged", "canary") and not run.approved:
             return replace(run, approved=True)
         case Skipped(stage="shadow") if stage in ("gated", "shadow"):
             return replace(run, stage="judged")

@@ -10,8 +10,8 @@ from sluice.domain.events import SCHEMA_VERSION, Id, Percent, TimeMs
 
 __all__ = [
     "Abandoned", "Aborted", "Approved", "Breach", "ByPerson", "CanaryAdvanced", "DriftDetected", "GatePassed",
-    "GateRefused", "LifecycleEvent", "ModelTrained", "OfAttempt", "OfModel", "Paused", "Promoted", "Resumed",
-    "RetrainRequested", "RolledBack", "ShadowJudged", "ShadowStarted", "Skipped",
+    "GateRefused", "LifecycleEvent", "ModelTrained", "MovedByHand", "OfAttempt", "OfModel", "Paused", "Promoted",
+    "Resumed", "RetrainRequested", "RolledBack", "ShadowJudged", "ShadowStarted", "Skipped",
 ]  # fmt: skip
 
 ModelName: TypeAlias = Annotated[str, Meta(min_length=1, max_length=256)]
@@ -65,6 +65,14 @@ class Breach(OfModel, frozen=True, kw_only=True, tag="breach-detected"):
     version: Version
     reason: Text
     measures: dict[str, float] = {}
+
+
+class MovedByHand(OfModel, frozen=True, kw_only=True, tag="moved-by-hand"):
+    """The alias points to a version that no event has put there: that one is in force, and nothing is taken back."""
+
+    version: Version
+    before: Version = ""
+    """As the topic knew it; empty where it knew none"""
 
 
 class RetrainRequested(OfModel, frozen=True, kw_only=True, tag="retrain-requested"):
@@ -184,6 +192,7 @@ class Aborted(OfAttempt, frozen=True, kw_only=True, tag="aborted"):
 
 
 LifecycleEvent: TypeAlias = (
-    DriftDetected | Breach | RetrainRequested | ModelTrained | GatePassed | GateRefused | ShadowStarted | ShadowJudged
-    | CanaryAdvanced | Promoted | RolledBack | Abandoned | Paused | Resumed | Approved | Skipped | Aborted
+    DriftDetected | Breach | MovedByHand | RetrainRequested | ModelTrained | GatePassed | GateRefused | ShadowStarted
+    | ShadowJudged | CanaryAdvanced | Promoted | RolledBack | Abandoned | Paused | Resumed | Approved | Skipped
+    | Aborted
 )  # fmt: skip

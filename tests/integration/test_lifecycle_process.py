@@ -22,14 +22,18 @@ from prometheus_client.parser import text_string_to_metric_families
 from watched import Watched
 
 from sluice.adapters.lease import Lease
+from sluice.adapters.lives import LifeBoard
 from sluice.adapters.metrics import Metrics
 from sluice.adapters.redis import connect
-from sluice.domain.lifecycle_events import Approved, GatePassed, LifecycleEvent
+from sluice.domain.lifecycle_events import Approved, GatePassed, LifecycleEvent, Paused, Resumed
+from sluice.domain.lifecycle_waits import Waits
 from sluice.errors import Conflict
+from sluice.names import Keys
 from sluice.settings import Settings
 from training.lifecycle import Lifecycle
 from training.lifecycle_journal import Journal
-from training.lifecycle_process import Process
+from training.lifecycle_process import Notes, Process
+from training.lifecycle_status import led
 
 Wait = Callable[..., Any]
 
@@ -40,13 +44,19 @@ def stand(make_stack: Callable[..., Settings], mlflow_store: Callable[[Path], st
 
 
 @contextmanager
-def process(stand: Stand, told: list[LifecycleEvent]) -> Iterator[Process]:
+def process(stand: Stand, told: list[LifecycleEvent], who: str) -> Iterator[Process]:
     with ExitStack() as closing:
-        lease = closing.enter_context(Lease(closing.enter_context(connect(stand.settings)), "life"))
+        client, keys = closing.enter_context(connect(stand.settings)), Keys(stand.settings.prefix)
+        lease = closing.enter_context(Lease(client, keys.lifecycle(NAME, ALIAS), who))
+        notes = Notes(LifeBoard(client, keys, NAME, ALIAS))
         journal = closing.enter_context(Journal(stand.settings, NAME, ALIAS))
-        life = Lifecycle(stand.settings, PLAN, journal, clock_ms=lambda: stand.at_ms)
+        life = Lifecycle(stand.settings, PLAN, journal, clock_ms=lambda: stand.at_ms, tell=notes)
         closing.callback(life.close)
-        yield Process(PLAN, journal, life, lease, Metrics("lifecycle"), told.append)
+        yield Process(PLAN, journal, life, lease, Metrics("lifecycle"), notes, told.append)
+
+
+def metric(of: Process, name: str) -> float:
+    return next(value for known, _, value in of.readings() if known == f"sluice_lifecycle_{name}")
 
 
 def test_of_two_processes_one_leads_and_the_other_takes_over(stand: Stand, wait_until: Wait) -> None:
@@ -54,18 +64,28 @@ def test_of_two_processes_one_leads_and_the_other_takes_over(stand: Stand, wait_
     stand.judged(passed=True)
     told: tuple[list[LifecycleEvent], list[LifecycleEvent]] = ([], [])
     stop = threading.Event()
-    with process(stand, told[1]) as second:
+    with process(stand, told[1], "the second") as second:
         thread = threading.Thread(target=second.run, args=(stop,))
         try:
-            with process(stand, told[0]) as first:
+            with process(stand, told[0], "the first") as first:
                 first.once()
                 assert [type(event) for event in told[0]] == [GatePassed]  # and now waits for its canary
                 with pytest.raises(Conflict, match=f"{NAME}@{ALIAS}: another `sluice lifecycle run` leads it"):
                     second.once()
                 thread.start()
+                wait_until(lambda: second.ready, 30, "it stands by, which is no fault")
+                assert not second.leads
+                found = led(stand.settings, NAME, ALIAS)
+                assert found.leader == "the first"
+                assert found.told is not None and found.told.waits == Waits(
+                    reason="canary", words="the canary of version 2: no decision on experiment films-2 yet"
+                )
+                stand.say(Paused(id="p", model=NAME, alias=ALIAS, at_ms=5, by="ada", why="a look"))
+                wait_until(lambda: metric(second, "paused"), 30, "it reads the topic while it stands by")
+                stand.say(Resumed(id="q", model=NAME, alias=ALIAS, at_ms=5, by="ada", why="fine"))
                 stand.decide(1, "running", 5)
-                assert not second.ready
             wait_until(lambda: told[1], 30, "the second process leads")
+            assert second.leads and led(stand.settings, NAME, ALIAS).leader == "the second"
         finally:
             stop.set()
             thread.join()

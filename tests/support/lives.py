@@ -25,6 +25,7 @@ from sluice.adapters.redis import connect
 from sluice.adapters.shadow import ShadowStore
 from sluice.domain.canary import CanaryPlace, CanaryReport, CanaryState
 from sluice.domain.events import DecisionMade, encode
+from sluice.domain.experiment import config_hash
 from sluice.domain.lifecycle import Policy, event_id
 from sluice.domain.lifecycle_events import DriftDetected, LifecycleEvent, ModelTrained, RetrainRequested
 from sluice.domain.shadow import ShadowCompared, ShadowKey, ShadowSums, compare
@@ -122,9 +123,10 @@ class Stand:
         report = CanaryReport(
             place=place, share=share, move=None, metrics=(), needed_units=None, before=None, orders=()
         )
+        decided_of = config_hash(PLAN.release("2", canary=True))
         decision = DecisionMade(
-            experiment=RELEASE, version=version, at_ms=0, offsets={}, config_hash="", config={}, seed=0, evidence=(),
-            results=(), sample_ratio_p=None, allocation={CONTROL: 100 - share, CANDIDATE: share},
+            experiment=RELEASE, version=version, at_ms=0, offsets={}, config_hash=decided_of, config={}, seed=0,
+            evidence=(), results=(), sample_ratio_p=None, allocation={CONTROL: 100 - share, CANDIDATE: share},
             allocation_version=version, verdict="continue", reasons=("as it is",), canary=report,
         )  # fmt: skip
         client = producer(self.settings)

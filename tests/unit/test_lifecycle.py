@@ -14,6 +14,7 @@ from sluice.domain.lifecycle import (
     LifecycleState,
     Policy,
     Step,
+    changes,
     check_schedule,
     event_id,
     fold,
@@ -31,6 +32,7 @@ from sluice.domain.lifecycle_events import (
     GateRefused,
     LifecycleEvent,
     ModelTrained,
+    MovedByHand,
     Paused,
     Promoted,
     Resumed,
@@ -113,9 +115,32 @@ def test_drift_that_no_attempt_could_answer_is_open_again_after_the_cooldown() -
     assert next_step(refused, HOUR - 1, policy) is None
     assert next_step(refused, HOUR, policy) == Step(act="request", cause="d1", reason="drift")
     by_hand = fold([drift(1, 0), request(1), of(Abandoned, reasons=("log too short",))])
-    assert by_hand.drift is None  # it was asked for something else
+    assert by_hand.drift == drift(1, 0)  # whoever asked: the version in force has still drifted
     stopped = fold([drift(1, 0), asked, of(Aborted, by="ada", why="holiday")])
     assert next_step(stopped, HOUR, policy) is None
+
+
+@pytest.mark.parametrize(
+    ("end", "is_open"),
+    [
+        (of(Abandoned, reasons=("log too short",)), True),
+        (of(GateRefused, version="2", reasons=("few",)), True),
+        (of(Aborted, by="ada", why="holiday"), False),
+        (of(RolledBack, version="2", to="1"), False),
+        (of(Promoted, version="2", before="1"), False),
+    ],
+)
+def test_drift_that_is_seen_during_an_attempt_is_answered_by_it_or_open_after_it(
+    end: LifecycleEvent, is_open: bool
+) -> None:
+    stage = [] if isinstance(end, GateRefused) else [of(GatePassed, version="2")]
+    before = fold([replace(request(1), reason="schedule"), of(ModelTrained, version="2"), *stage, drift(1, 5)])
+    assert before.running is not None
+    after = fold([drift(9, 5, version="0"), end], before)  # of a version that does not serve
+    assert after.running is None
+    assert after.drift == (drift(1, 5) if is_open else None)
+    # The monitor says it again after a restart: that is no other drift.
+    assert fold([drift(1, 9)], after).drift == after.drift
 
 
 def test_cooldown_and_daily_limit_hold_and_a_pause_stops_everything() -> None:
@@ -196,6 +221,72 @@ def test_a_promoted_version_that_does_worse_than_expected_is_taken_back_while_th
         assert (after.in_force, after.drift, next_step(after, at_ms, FREE)) == ("1", None, None)
 
 
+def test_a_breach_during_the_next_attempt_ends_that_first() -> None:
+    breach = Breach(id="b", model="m", at_ms=2 * HOUR, version="2", reason="click rate fell")
+    state = fold([*release(1, "2"), request(2, 2 * HOUR, "2"), breach])
+    step = next_step(state, 2 * HOUR, FREE)
+    assert step is not None and (step.act, step.attempt, step.cause) == ("abandon", "r2", "b")
+    ended = fold([of(Abandoned, "r2", 2 * HOUR, reasons=(step.reason,))], state)
+    back = next_step(ended, 2 * HOUR, FREE)
+    assert back is not None and (back.act, back.version) == ("roll-back", "2")
+    late = next_step(state, 2 * HOUR + FREE.warm_s * 1000, FREE)
+    assert late is not None and late.act == "train"  # nothing is warm any more: the attempt is what helps
+
+
+def test_what_was_taken_back_is_not_tried_again_for_the_same_drift() -> None:
+    drifted = replace(request(1, 1), cause="d1")
+    worse = replace(drift(7, 2 * HOUR, version="2"), worse=True)
+    taken_back = of(RolledBack, version="2", to="1", at_ms=3 * HOUR)
+    state = fold([drift(1, 0), drifted, *release(1, "2")[1:], worse, taken_back, drift(1, 4 * HOUR), worse])
+    assert (state.in_force, state.drift, state.reversals) == ("1", None, 1)
+    assert next_step(state, 30 * HOUR, FREE) is None
+    for policy, event in ((Policy(schedule="0 3 * * *"), None), (FREE, drift(8, 4 * HOUR))):
+        step = next_step(fold([event] if event else [], state), 30 * HOUR, policy)
+        assert step is not None and step.act == "request"
+
+
+def test_a_version_that_somebody_else_put_in_force_is_not_taken_back() -> None:
+    breach = Breach(id="b", model="m", at_ms=2 * HOUR, version="2", reason="click rate fell")
+    moved = MovedByHand(id="h", model="m", at_ms=2 * HOUR, version="7", before="2")
+    state = fold([*release(1, "2"), breach, drift(3, 2 * HOUR, "2"), moved])
+    assert (state.in_force, state.before, state.drift, state.breach) == ("7", "", None, None)
+    assert next_step(state, 2 * HOUR, FREE) is None
+    running = fold([request(2, 2 * HOUR, "2"), replace(moved, id="i")], fold(release(1, "2")))
+    assert running.in_force == "2"  # the attempt finds out for itself when it comes to move the alias
+
+
+def test_a_clock_that_was_wrong_holds_nothing_up() -> None:
+    ahead = 400 * 24 * HOUR
+    policy = Policy(cooldown_s=3600, daily_limit=1, schedule="0 3 * * *")
+    state = fold([request(1, ahead), of(Abandoned, at_ms=ahead, reasons=("x",)), drift(2, 0)])
+    step = next_step(state, 10 * HOUR, policy)
+    assert step is not None and step.cause == "d2"
+    no_drift = fold([of(Promoted, at_ms=ahead, version="2", before="1")], fold(release(1, "2", ahead)[:-1]))
+    step = next_step(no_drift, 4 * HOUR, policy, since_ms=2 * HOUR)
+    assert step is not None and step.reason == "schedule"
+    # Clocks of two machines that differ by a second are no reason to forget the cooldown.
+    recent = fold([request(1, 0), of(Abandoned, at_ms=10 * HOUR + 1000, reasons=("x",)), drift(2, 0)])
+    assert next_step(recent, 10 * HOUR, Policy(cooldown_s=3600)) is None
+
+
+def test_only_what_passed_the_gate_can_be_approved_and_only_once() -> None:
+    approval = of(Approved, by="ada", why="looked at it")
+    trained = fold(release(1, "2")[:2])
+    assert not changes(trained, approval)
+    assert fold([approval], trained).running == trained.running
+    gated = fold(release(1, "2")[:3])
+    assert changes(gated, approval)
+    assert not changes(fold([approval], gated), replace(approval, id="by-ben", by="ben"))
+
+
+def test_long_lives_are_folded_in_time_that_grows_with_their_length() -> None:
+    events: list[LifecycleEvent] = []
+    for n in range(50_000):
+        events += [request(n, n), of(Abandoned, f"r{n}", n, reasons=("x",))]
+    state = fold(events)  # minutes, were anything copied with each of them
+    assert state.outcomes == {"abandoned": 50_000}
+
+
 def test_a_first_version_that_does_worse_is_trained_again() -> None:
     step = next_step(fold([replace(drift(1, 0), worse=True, performance=True)]), 0, FREE)
     assert step is not None and step.act == "request"
@@ -221,6 +312,7 @@ def built(kind: type, **fields: st.SearchStrategy[object]) -> st.SearchStrategy[
 any_event = st.one_of(
     built(DriftDetected, version=versions, since_ms=st.just(0), until_ms=st.just(0)),
     built(Breach, version=versions, reason=st.just("x")),
+    built(MovedByHand, version=versions),
     built(RetrainRequested, id=runs, against=versions, reason=st.just("x")),
     built(ModelTrained, attempt=runs, version=versions),
     built(GatePassed, attempt=runs, version=versions),
@@ -269,6 +361,8 @@ def test_no_sequence_promotes_an_attempt_twice_or_a_version_that_passed_no_gate(
                     assert (after.in_force, state.before) == (event.to, event.to)
                 case RetrainRequested():
                     assert (after.in_force, after.before) == (event.against, "")
+                case MovedByHand():
+                    assert (after.in_force, after.before) == (event.version, "")
                 case _:
                     pytest.fail(f"{event} moved the version in force")
         state = after

@@ -1,0 +1,67 @@
+"""Why nothing happens in the life of a model, for whoever asks. Pure. Library: msgspec."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Literal
+
+from msgspec import Struct
+
+from sluice.domain.lifecycle import LifecycleState, Policy, held_back, next_schedule_ms, waits_for_approval, wanted
+
+__all__ = ["LifeTold", "Waits", "waits"]
+
+
+class Waits(Struct, frozen=True, kw_only=True):
+    """What a life waits for, or is at."""
+
+    reason: Literal[
+        "paused", "approval", "cooldown", "daily-limit", "reason", "shadow", "canary", "overtaken", "at-work", "failure"
+    ]
+    """`reason`: for drift, the schedule or a command. `at-work`: a step is being done; `failure`: it failed and is due
+    again"""
+    words: str
+    until_ms: int | None = None
+    """Where a time is known at which it goes on by itself"""
+
+
+class LifeTold(Struct, frozen=True, kw_only=True):
+    """What the process that leads a life last said of it."""
+
+    at_ms: int
+    """Clock of that process"""
+    waits: Waits
+
+
+def waits(state: LifecycleState, now_ms: int, policy: Policy, since_ms: int = 0) -> Waits:
+    """What is waited for where no step is due; arguments as of `next_step`."""
+    if state.paused is not None:
+        return Waits(reason="paused", words=f"paused by {state.paused.by}: {state.paused.why}")
+    if waits_for_approval(state, policy):
+        assert state.running is not None
+        words = f"version {state.running.version} has passed: `sluice lifecycle approve` shows it to users"
+        return Waits(reason="approval", words=words)
+    held = held_back(state, now_ms, policy)
+    asked = wanted(state, now_ms, policy, since_ms)
+    if held is not None and asked is not None:
+        kind, until_ms = held
+        why = "after the last attempt" if kind == "cooldown" else f"{policy.daily_limit} attempts within 24 hours"
+        words = f"the next attempt ({asked.reason}) begins at {_moment(until_ms)}: {kind.replace('-', ' ')}, {why}"
+        return Waits(reason=kind, words=words, until_ms=until_ms)
+    return _nothing_wanted(state, now_ms, policy, since_ms)
+
+
+def _nothing_wanted(state: LifecycleState, now_ms: int, policy: Policy, since_ms: int) -> Waits:
+    if state.drift is not None and not policy.drift:
+        reason = "drift is open, and the plan trains on a schedule or a command alone"
+    else:
+        reason = f"no drift of version {state.in_force} is open" if state.in_force else "no drift was seen"
+    due_ms = next_schedule_ms(state, now_ms, policy, since_ms)
+    if due_ms is None:
+        return Waits(reason="reason", words=f"{reason}; there is no schedule")
+    return Waits(reason="reason", words=f"{reason}; by schedule the next attempt begins at {_moment(due_ms)}",
+                 until_ms=due_ms)  # fmt: skip
+
+
+def _moment(at_ms: int) -> str:
+    return datetime.fromtimestamp(at_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")

@@ -1,0 +1,94 @@
+"""The experiments of releases: what a shadow must show, what the analyzer said of a canary, and none is left behind.
+
+Libraries: confluent-kafka (through sluice.adapters).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from sluice.adapters import catalogue
+from sluice.domain.events import DecisionMade
+from sluice.domain.experiment import Experiment, config_hash
+from sluice.domain.lifecycle_waits import Waits
+from sluice.domain.shadow import ShadowFigures
+from sluice.names import DECISIONS
+from sluice.settings import Settings
+from sluice.subscription import Subscription
+from training.lifecycle_plan import CANDIDATE, CONTROL, Plan, ShadowRule
+
+__all__ = ["BY", "Decisions", "ShadowVerdict", "hold", "judge_shadow", "stop_others"]
+
+BY = "sluice lifecycle"
+
+
+class Decisions:
+    """The latest decision of every experiment that was asked for."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._read: dict[str, Subscription[DecisionMade]] = {}
+        self._latest: dict[str, DecisionMade] = {}
+
+    def latest(self, experiment: Experiment) -> DecisionMade | None:
+        """Of the experiment as it is configured: what was decided of another one of its name is no decision of it."""
+        name = experiment.name
+        if name not in self._read:
+            self._read[name] = Subscription(DECISIONS, experiment=name, from_start=True, settings=self._settings)
+        for decision in self._read[name].poll(0.2):
+            self._latest[name] = decision
+        found = self._latest.get(name)
+        return found if found is not None and found.config_hash == config_hash(experiment) else None
+
+    def close(self) -> None:
+        for one in self._read.values():
+            one.close()
+        self._read.clear()
+
+
+class ShadowVerdict(NamedTuple):
+    """What came of a shadow; no reasons: it has passed."""
+
+    reasons: tuple[str, ...]
+    figures: dict[str, float]
+
+
+def judge_shadow(found: Sequence[ShadowFigures], rule: ShadowRule, version: str) -> ShadowVerdict | Waits:
+    """found: what was summed up of the release of `version`."""
+    # A candidate that cannot even be loaded tells no version: all that is asked in this experiment is of it.
+    own = [one for one in found if one.shadow_version in (version, "")]
+    compared, failed = sum(one.compared for one in own), sum(sum(one.errors.values()) for one in own)
+    if compared + failed < rule.requests:
+        words = f"the shadow of version {version} was asked in {compared + failed:,} of {rule.requests:,} requests"
+        return Waits(reason="shadow", words=words)
+    errors = failed / (compared + failed)
+    p99_ms = max((one.shadow_ms.get("p99", 0.0) for one in own), default=0.0)
+    overlap = min((one.overlap.mean for one in own if one.overlap.mean is not None), default=0.0)
+    reasons = []
+    if errors > rule.max_errors:
+        reasons.append(f"{errors:.1%} of its rankings failed, more than {rule.max_errors:.1%}")
+    if p99_ms > rule.max_p99_ms:
+        reasons.append(f"99 % of its rankings take up to {p99_ms:.0f} ms, more than {rule.max_p99_ms:g}")
+    if overlap < rule.min_overlap:
+        reasons.append(f"{overlap:.1%} of the best items are those of the version in force: too few")
+    return ShadowVerdict(
+        tuple(reasons), {"compared": float(compared), "errors": errors, "p99_ms": p99_ms, "overlap": overlap}
+    )
+
+
+def hold(settings: Settings, name: str, why: str) -> None:
+    """While a release is held everybody sees the version in force, and its canary does not grow."""
+    known = catalogue.load(settings).get(name)
+    if known is not None and known.canary is not None and known.state.status == "running":
+        catalogue.change(settings, name, "pause", by=BY, why=why)
+
+
+def stop_others(settings: Settings, plan: Plan, version: str, why: str) -> None:
+    """Stop the releases of this plan but that of `version`: everybody sees the version in force."""
+    for name, one in catalogue.load(settings).items():
+        rankers = one.rankers
+        candidate = rankers.get(CANDIDATE, "").removeprefix(f"models:/{plan.model}/")
+        ours = rankers.get(CONTROL) == plan.serving and name == f"{plan.name}-{candidate}"
+        if ours and candidate != version and one.state.status in ("running", "paused"):
+            catalogue.change(settings, name, "stop", by=BY, why=why)
