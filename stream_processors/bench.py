@@ -36,6 +36,7 @@ from sluice.domain.events import Assignment, ImpressionShown, OutcomeObserved, e
 from sluice.errors import SluiceError
 from sluice.names import CLICKS, IMPRESSIONS, RANKINGS, Keys
 from sluice.settings import Settings
+from stream_processors.drift_pace import SHARE
 
 __all__ = ["count"]
 
@@ -47,7 +48,7 @@ FAUST_EVENTS = 60_000
 @click.option("--infra", type=click.Choice(["local", "embedded"]), default="local", show_default=True)
 @click.option("--events", type=click.IntRange(min=1000), default=1_200_000, show_default=True)
 @click.option("--rounds", type=click.IntRange(1, 20), default=3, show_default=True, help="Pairs; medians are shown.")
-@click.option("--drift", is_flag=True, help="Every round once more, beside a drift monitor that reads all it can.")
+@click.option("--drift", is_flag=True, help="Every round twice more, beside a drift monitor.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def count(infra: str, events: int, rounds: int, drift: bool, as_json: bool) -> None:
     """Events counted per second by one `sluice process`, exactly once into Redis, on 4 partitions."""
@@ -57,18 +58,19 @@ def count(infra: str, events: int, rounds: int, drift: bool, as_json: bool) -> N
             settings = running.settings
             _say(as_json, f"writing {events:,} events to {infra} …")
             total = write_events(settings, events, rankings=drift)
-            pairs, tuned, watched = [], [], []
+            pairs, tuned = [], []
+            watched: dict[str, list[Figures]] = {"paced": [], "unpaced": []}
             for number in range(rounds):
                 _say(as_json, f"round {number + 1} of {rounds} …")
                 bare = _baseline(settings, "consume", total)
                 tuned.append(_baseline(settings, "tuned", total))
                 pairs.append((bare, _sluice(replace(settings, prefix=f"bench{number}:"), total)))
-                if drift:
-                    watched.append(_beside_drift(replace(settings, prefix=f"drift{number}:"), total))
+                for pace, found in watched.items() if drift else ():
+                    found.append(_beside_drift(replace(settings, prefix=f"{pace}{number}:"), total, pace))
             faust = _baseline(settings, "faust", min(FAUST_EVENTS, total))
     result = _summary(infra, total, pairs, tuned, faust)
-    if watched:
-        result["drift"] = _drift_summary([ours for _, ours in pairs], watched)
+    if drift:
+        result["drift"] = _drift_summary([ours for _, ours in pairs], **watched)
     if as_json:
         click.echo(json.dumps(result))
     else:
@@ -168,9 +170,9 @@ def _sluice(settings: Settings, events: int) -> dict[str, float]:
             time.sleep(0.005)
 
 
-def _beside_drift(settings: Settings, events: int) -> dict[str, float]:
+def _beside_drift(settings: Settings, events: int, pace: str) -> dict[str, float]:
     """`_sluice`, while a drift monitor in a process of its own reads the rankings of the same slates."""
-    command = [sys.executable, "-m", "stream_processors.bench_drift"]
+    command = [sys.executable, "-m", "stream_processors.bench_drift", pace]
     with _child(command, settings, stdout=subprocess.PIPE) as child:
         assert child.stdout is not None
         if child.stdout.readline().strip() != b"ready":
@@ -178,9 +180,9 @@ def _beside_drift(settings: Settings, events: int) -> dict[str, float]:
         found = _sluice(settings, events)
         child.send_signal(signal.SIGTERM)
         told: dict[str, float] = json.loads(child.stdout.read() or b"{}")
-    if not told.get("rows"):
+    if not told.get("records"):
         raise SluiceError("the drift monitor read nothing")
-    return {**found, "rows": told["rows"], "monitor_us": told["cpu_s"] / told["rows"] * 1e6}
+    return {**found, "monitor_us": told["cpu_s"] / events * 1e6}
 
 
 @contextmanager
@@ -255,14 +257,23 @@ def _summary(
     }
 
 
-def _drift_summary(alone: list[Figures], beside: list[Figures]) -> dict[str, Any]:
-    """Medians; the ratio is the median of the ratios of each round."""
-    ratios = [two["per_second"] / one["per_second"] for one, two in zip(alone, beside, strict=True)]
+def _drift_summary(alone: list[Figures], paced: list[Figures], unpaced: list[Figures]) -> dict[str, Any]:
+    """Medians; ratios are medians of the ratios of each round."""
+
+    def beside(found: list[Figures]) -> dict[str, Any]:
+        ratios = [two["per_second"] / one["per_second"] for one, two in zip(alone, found, strict=True)]
+        return {
+            "sluice_per_second": round(statistics.median(one["per_second"] for one in found)),
+            "ratio_to_without": round(statistics.median(ratios), 3),
+        }
+
+    cpu_us = statistics.median(one["monitor_us"] for one in unpaced)
     return {
-        "sluice_per_second": round(statistics.median(one["per_second"] for one in beside)),
-        "ratio_to_without": round(statistics.median(ratios), 3),
-        "rows": round(statistics.median(one["rows"] for one in beside)),
-        "cpu_us_per_row": round(statistics.median(one["monitor_us"] for one in beside), 2),
+        **beside(paced),
+        "core_share": SHARE,
+        "cpu_us_per_event": round(cpu_us, 2),
+        "follows_per_second": round(SHARE / cpu_us * 1e6),
+        "unpaced": beside(unpaced),
     }
 
 
@@ -281,11 +292,18 @@ def _show(result: dict[str, Any]) -> None:
     table.add_row("plain Faust agent", f"{result['faust_per_second']:,}", f"{cpu['faust']}",
                   f"{result['ratio_to_faust']:.1f} ×")  # fmt: skip
     table.add_row("sluice process", f"{result['sluice_per_second']:,}", f"{cpu['sluice']}", "")
-    if drift := result.get("drift"):
-        table.add_row("sluice process beside a drift monitor", f"{drift['sluice_per_second']:,}", "",
-                      f"{1 / drift['ratio_to_without']:.2f} ×")  # fmt: skip
+    drift = result.get("drift")
+    if drift:
+        for name, beside in (("a drift monitor", drift), ("one that may use a whole core", drift["unpaced"])):
+            table.add_row(f"sluice process beside {name}", f"{beside['sluice_per_second']:,}", "",
+                          f"{1 / beside['ratio_to_without']:.2f} ×")  # fmt: skip
     console = Console()
     console.print(table)
+    if drift:
+        console.print(
+            f"drift monitor: {drift['cpu_us_per_event']} µs of CPU an event; with {drift['core_share']:.0%} of a core "
+            f"it follows {drift['follows_per_second']:,} events/s"
+        )
     console.print(result["machine"], style="dim")
 
 

@@ -1,7 +1,8 @@
-"""The drift monitor of `sluice bench count --drift`, beside the counting: `python -m stream_processors.bench_drift`.
+"""The drift monitor of `sluice bench count --drift`: `python -m stream_processors.bench_drift paced|unpaced`.
 
-It follows `rankings` and `clicks` without a pause, as one that starts behind does, and gives way as `sluice drift
---follow` does. On SIGTERM it ends after the look that is under way and prints what it did. Libraries: msgspec, numpy.
+It reads `rankings` and `clicks` as one that starts behind does, and gives way as `sluice drift --follow` does: `paced`
+with its share of a core, `unpaced` as fast as it can. On SIGTERM it prints what it did; the unpaced one first reads the
+log to its end. Libraries: msgspec, numpy.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 import threading
 import time
 from functools import cache
@@ -23,12 +25,15 @@ from sluice.features import VERSION, names
 from sluice.settings import Settings
 from stream_processors.drift import DriftWatch
 from stream_processors.drift_command import NICE
+from stream_processors.drift_pace import Pace
 
 __all__ = ["ranking"]
 
 MODEL = ModelVersion("bench", "1", "bench")
 COLUMNS = names(tuple(f"g{number}" for number in range(18)))
 """As many as a model of ml-100k has"""
+WINDOW_MS = 3_600_000
+"""The log tells of fourteen hours: of the usual windows none would be closed"""
 _DIGEST = columns_digest(COLUMNS)
 
 
@@ -64,19 +69,19 @@ class _Given(Registry):
         return make_reference(COLUMNS, rows, Outcomes(*rows, clicked=rng.random(n) < 0.6))
 
 
-def main() -> None:
+def main(paced: bool) -> None:
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     os.nice(NICE)
     settings = Settings.load()
-    watch = DriftWatch(settings, _Given(settings), MODEL, DriftOptions())
+    watch = DriftWatch(settings, _Given(settings), MODEL, DriftOptions(window_ms=WINDOW_MS))
+    go_on = Pace(stop) if paced else lambda: True
     print("ready", flush=True)
-    begun, looks = time.process_time(), 0
+    begun = time.process_time()
     while not stop.wait(0.05):
-        watch.advance()
-        looks += 1
-    print(json.dumps({"rows": watch.rows, "looks": looks, "cpu_s": time.process_time() - begun}))
+        watch.advance(go_on)
+    print(json.dumps({"records": watch.records, "cpu_s": time.process_time() - begun}))
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1] == "paced")

@@ -7,17 +7,17 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
-from typing import NamedTuple, TypeVar
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import msgspec
 
-from sluice.adapters.kafka import KafkaException, Producer, consumer, end_offsets, partition_count
+from sluice.adapters.kafka import KafkaException, Message, Producer, consumer, end_offsets, partition_count
 from sluice.adapters.metrics import Reading
 from sluice.adapters.mlflow import ModelRef, ModelVersion, Registry
 from sluice.adapters.reader import read_range
 from sluice.domain.drift import DriftOptions, DriftReport, Monitor, PerformanceMeasure
-from sluice.domain.events import MAX_EVENT_BYTES, OutcomeObserved, clicks_decoder
+from sluice.domain.events import OutcomeObserved, TimeMs, clicks_decoder, decoded
 from sluice.domain.lifecycle import event_id
 from sluice.domain.lifecycle_events import DriftDetected
 from sluice.domain.rankings import SlateRanked
@@ -30,7 +30,17 @@ __all__ = ["DriftWatch", "Following", "detected", "latest_served", "publish"]
 
 log = logging.getLogger(__name__)
 
-T = TypeVar("T")
+
+class _Head(msgspec.Struct, tag_field="type", tag="ranking", gc=False):
+    """What tells whose ranking it is, and which model ranked last"""
+
+    user_id: str
+    at_ms: TimeMs
+    model: str = ""
+    model_version: str = ""
+
+
+_heads = msgspec.json.Decoder(_Head)
 _rankings = msgspec.json.Decoder(SlateRanked)
 
 
@@ -49,38 +59,39 @@ class DriftWatch:
         self._watched = _Watched(
             Joiner(
                 reference, version.name, version.version, window_ms=settings.window_ms,
-                lateness_ms=settings.lateness_ms,
+                lateness_ms=settings.lateness_ms, drift_window_ms=options.window_ms,
             ),
             Monitor(reference, version.name, version.version, options),
         )  # fmt: skip
         self._next: dict[tuple[str, int], int] = {}
         self.malformed = 0
-        self.rows = 0
-        """That were shown, and taken"""
+        self.records = 0
+        """That were read"""
         self.checked_s = 0.0
         self.report = self._watched.monitor.report()
 
-    def advance(self) -> DriftReport:
-        """Read what the log holds now. Raises TransportError."""
+    def advance(self, go_on: Callable[[], bool] = lambda: True) -> DriftReport:
+        """Read what the log holds now. Raises TransportError.
+
+        go_on: asked after each piece of work. When it says no, the look is given up, and the report is the last one.
+        """
         joiner, monitor = self._watched
         # Where clicks end is asked first: what they follow is then read before them.
         ends = {topic: _marks(self._settings, topic) for topic in (CLICKS, RANKINGS)}
-        for partition, value in self._values(RANKINGS, ends[RANKINGS]):
-            slate = self._decoded(_rankings, value)
-            if slate is not None:
-                joiner.ranking(partition, slate)
-        if (rows := joiner.rows()) is not None:
-            monitor.take(rows)
-            self.rows += len(rows.score)
-        for partition, value in self._values(CLICKS, ends[CLICKS]):
-            event = self._decoded(clicks_decoder, value)
-            if isinstance(event, OutcomeObserved):
-                joiner.click(partition, event)
-            elif event is not None:
-                joiner.time(partition, event.at_ms)
+        for topic, take in ((RANKINGS, self._ranking), (CLICKS, self._click)):
+            for partition, batch in self._batches(topic, ends[topic]):
+                for message in batch:
+                    take(partition, message.value())
+                self.records += len(batch)
+                if not go_on():
+                    return self.report
         joiner.settle()
-        if (outcomes := joiner.outcomes()) is not None:
+        for rows in joiner.rows():
+            monitor.take(rows)
+            go_on()
+        for outcomes in joiner.outcomes():
             monitor.take_outcomes(outcomes)
+            go_on()
         self.report = monitor.close_until(joiner.rows_ms, joiner.outcomes_ms)
         self.checked_s = time.time()
         if joiner.foreign:
@@ -98,25 +109,35 @@ class DriftWatch:
         if self.checked_s:
             yield "sluice_drift_checked_timestamp_seconds", labels, self.checked_s
 
-    def _values(self, topic: str, marks: dict[int, tuple[int, int]]) -> Iterator[tuple[int, bytes]]:
+    def _batches(self, topic: str, marks: dict[int, tuple[int, int]]) -> Iterator[tuple[int, list[Message]]]:
         for partition, (low, high) in marks.items():
             start = self._next.get((topic, partition), low)
             if start < low:
                 text = f"{topic}[{partition}]: offset {start} is next, the log holds {low} to {high}"
                 raise LogTruncated(f"{text}: start again to go on with what is there")
             for batch in read_range(self._settings, topic, partition, start, high):
-                for message in batch:
-                    yield partition, message.value() or b""
+                yield partition, batch
             self._next[topic, partition] = max(start, high)
 
-    def _decoded(self, decoder: msgspec.json.Decoder[T], value: bytes) -> T | None:
-        try:
-            if len(value) > MAX_EVENT_BYTES:
-                raise msgspec.DecodeError("too large")
-            return decoder.decode(value)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    def _ranking(self, partition: int, value: bytes | None) -> None:
+        joiner, head = self._watched.joiner, decoded(_heads, value)
+        if head is None:
             self.malformed += 1
-            return None
+        elif not joiner.passes_over(partition, head.user_id, head.at_ms):
+            slate = decoded(_rankings, value)
+            if slate is None:
+                self.malformed += 1
+            else:
+                joiner.ranking(partition, slate)
+
+    def _click(self, partition: int, value: bytes | None) -> None:
+        joiner, event = self._watched.joiner, decoded(clicks_decoder, value)
+        if event is None:
+            self.malformed += 1
+        elif isinstance(event, OutcomeObserved):
+            joiner.click(partition, event)
+        else:
+            joiner.time(partition, event.at_ms)
 
 
 class Following:
@@ -130,13 +151,15 @@ class Following:
         self._without = ""
         """Version that the alias points to and that has no reference"""
 
-    def advance(self, now_ms: int) -> tuple[DriftReport, DriftDetected | None]:
-        """The report, and the event that is to be published of it. Raises TransportError.
+    def advance(
+        self, now_ms: int, go_on: Callable[[], bool] = lambda: True
+    ) -> tuple[DriftReport, DriftDetected | None]:
+        """The report, and the event that is to be published of it. go_on: as of `DriftWatch`. Raises TransportError.
 
         Drift is published when it is seen, and once more when the version is seen to do worse than before.
         """
         self._follow()
-        report = self.watch.advance()
+        report = self.watch.advance(go_on)
         event = detected(report, self._ref.alias, now_ms)
         return report, None if event is None or event.id in self._told else event
 
@@ -168,12 +191,9 @@ def latest_served(settings: Settings) -> tuple[str, str] | None:
     for partition, (low, high) in _marks(settings, RANKINGS).items():
         for batch in read_range(settings, RANKINGS, partition, low, high):
             for message in batch:
-                try:
-                    slate = _rankings.decode(message.value() or b"")
-                except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-                    continue
-                if slate.model and slate.at_ms > latest:
-                    latest, found = slate.at_ms, (slate.model, slate.model_version)
+                head = decoded(_heads, message.value())
+                if head is not None and head.model and head.at_ms > latest:
+                    latest, found = head.at_ms, (head.model, head.model_version)
     return found
 
 

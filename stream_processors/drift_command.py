@@ -114,10 +114,11 @@ def _follow(
     from sluice.adapters.redis import connect
     from sluice.domain.api_drift import DriftSeen
     from stream_processors.drift import publish
+    from stream_processors.drift_pace import Pace
 
     os.nice(NICE)
     stop, client = threading.Event(), producer(settings)
-    board = DriftBoard(connect(settings), Keys(settings.prefix))
+    board, pace = DriftBoard(connect(settings), Keys(settings.prefix)), Pace(stop)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
     following: Following | None = None
@@ -128,7 +129,7 @@ def _follow(
         try:
             now_ms = time.time_ns() // 1_000_000
             following = following or begin()
-            report, event = following.advance(now_ms)
+            report, event = following.advance(now_ms, pace)
             if event is not None:
                 publish(client, event)
                 following.published(event)

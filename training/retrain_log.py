@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from sluice.adapters.kafka import KafkaException, consumer, end_offsets, partition_count
 from sluice.adapters.reader import read_range
 from sluice.domain.events import (
-    MAX_EVENT_BYTES,
     Heartbeat,
     ImpressionShown,
     OutcomeObserved,
     clicks_decoder,
+    decoded,
     impressions_decoder,
 )
 from sluice.domain.rankings import SlateRanked, have_columns, unpack_features
@@ -125,7 +125,7 @@ def read_log(
         for partition, (start, stop) in sorted(offsets[topic].items()):
             for batch in read_range(settings, topic, partition, start, stop):
                 for message in batch:
-                    take(partition, message.value() or b"")
+                    take(partition, message.value())
                 done += len(batch)
                 progress(done / total)
     return reader.logged()
@@ -144,7 +144,7 @@ class _Reader:
         self._seen: set[str] = set()
         self._marks: dict[str, dict[int, int]] = {IMPRESSIONS: {}, CLICKS: {}}
 
-    def ranking(self, partition: int, value: bytes) -> None:
+    def ranking(self, partition: int, value: bytes | None) -> None:
         slate = self._decoded(_rankings, value)
         if slate is None or slate.at_ms < self._since_ms or self._experiment not in ("", slate.experiment):
             return
@@ -165,7 +165,7 @@ class _Reader:
                 slate.model_version, items, first)
         )  # fmt: skip
 
-    def impression(self, partition: int, value: bytes) -> None:
+    def impression(self, partition: int, value: bytes | None) -> None:
         event = self._decoded(impressions_decoder, value)
         if event is None:
             return
@@ -173,7 +173,7 @@ class _Reader:
         if isinstance(event, ImpressionShown) and event.impression_id in self._seen:
             self._found.shown_ms.setdefault(event.impression_id, event.at_ms)
 
-    def click(self, partition: int, value: bytes) -> None:
+    def click(self, partition: int, value: bytes | None) -> None:
         event = self._decoded(clicks_decoder, value)
         if event is None:
             return
@@ -192,11 +192,7 @@ class _Reader:
         marks = self._marks[topic]
         marks[partition] = max(marks.get(partition, 0), event.at_ms)
 
-    def _decoded(self, decoder: msgspec.json.Decoder[T], value: bytes) -> T | None:
-        try:
-            if len(value) > MAX_EVENT_BYTES:
-                raise msgspec.DecodeError("too large")
-            return decoder.decode(value)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            self._found.malformed += 1
-            return None
+    def _decoded(self, decoder: msgspec.json.Decoder[T], value: bytes | None) -> T | None:
+        event = decoded(decoder, value)
+        self._found.malformed += event is None
+        return event

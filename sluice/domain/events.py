@@ -9,7 +9,7 @@ Library: msgspec (decoding and validation in one pass).
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct
@@ -376,6 +376,19 @@ encode = msgspec.json.Encoder().encode
 
 # These grow with what they describe, and only the broker's own limit bounds them.
 _WRITTEN_BY_US = (StatsPublished, DecisionMade, DeadLetter)
+
+
+T = TypeVar("T")
+
+
+def decoded(decoder: msgspec.json.Decoder[T], data: bytes | None) -> T | None:
+    """The event, or None when the bytes are none of those that `decoder` knows."""
+    if data is None or len(data) > MAX_EVENT_BYTES:
+        return None
+    try:
+        return decoder.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
 
 
 def decode(data: bytes | None, kind: type[msgspec.Struct]) -> msgspec.Struct:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from sluice.domain.drift import Outcomes, Reference, Rows, make_reference
 from sluice.domain.events import OutcomeObserved
 from sluice.domain.rankings import RankedItem, SlateRanked, columns_digest, pack_features
 from sluice.features import VERSION
 from stream_processors.drift_join import Joiner
+from stream_processors.drift_sample import UserSample, zeros_of
 
 WINDOW, LATENESS = 100, 10
 COLUMNS = ("a", "b")
@@ -26,7 +29,7 @@ def reference() -> Reference:
 
 @pytest.fixture
 def joiner(reference: Reference) -> Joiner:
-    return Joiner(reference, "m", "1", window_ms=WINDOW, lateness_ms=LATENESS)
+    return Joiner(reference, "m", "1", window_ms=WINDOW, lateness_ms=LATENESS, drift_window_ms=1)
 
 
 def ranking(at_ms: int, impression: str, **changes: object) -> SlateRanked:
@@ -38,17 +41,19 @@ def ranking(at_ms: int, impression: str, **changes: object) -> SlateRanked:
     return SlateRanked(**fields)  # type: ignore[arg-type]
 
 
-def click(at_ms: int, impression: str, outcome: str = "click") -> OutcomeObserved:
+def click(at_ms: int, impression: str, outcome: str = "click", user_id: str = "u") -> OutcomeObserved:
     return OutcomeObserved(
-        click_id=impression + outcome, user_id="u", impression_id=impression, at_ms=at_ms, outcome=outcome
+        click_id=impression + outcome, user_id=user_id, impression_id=impression, at_ms=at_ms, outcome=outcome
     )
 
 
 def clicked(joiner: Joiner) -> dict[int, bool]:
     """Time shown → whether clicked"""
     joiner.settle()
-    found = joiner.outcomes()
-    return {} if found is None else dict(zip(found.at_ms.tolist(), found.clicked.tolist(), strict=True))
+    found = list(joiner.outcomes())
+    return {
+        at: clicked for part in found for at, clicked in zip(part.at_ms.tolist(), part.clicked.tolist(), strict=True)
+    }
 
 
 def test_clicks_count_inside_the_window_whenever_they_are_read(joiner: Joiner) -> None:
@@ -62,10 +67,10 @@ def test_clicks_count_inside_the_window_whenever_they_are_read(joiner: Joiner) -
     assert clicked(joiner) == {}, "a click may still come"
     joiner.time(0, WINDOW + LATENESS + 4)
     assert clicked(joiner) == {0: True, 1: True, 2: False, 3: False}
-    rows = joiner.rows()
-    assert rows is not None and rows.at_ms.tolist() == [0, 1, 2, 3]
+    (rows,) = joiner.rows()
+    assert rows.at_ms.tolist() == [0, 1, 2, 3]
     assert rows.features.tobytes() == np.tile(FEATURES, 4).tobytes()
-    assert joiner.rows() is None
+    assert not list(joiner.rows())
 
 
 def test_the_slowest_partition_is_waited_for(joiner: Joiner) -> None:
@@ -84,9 +89,11 @@ def test_records_that_come_again_count_once(joiner: Joiner) -> None:
         joiner.ranking(0, ranking(0, "x"))
     joiner.time(0, 1000)
     joiner.settle()
-    assert [len(part.at_ms) for part in (joiner.rows(), joiner.outcomes()) if part is not None] == [1, 1]
+    assert [len(part.at_ms) for part in (*joiner.rows(), *joiner.outcomes())] == [1, 1]
     joiner.ranking(0, ranking(0, "x"))
-    assert joiner.rows() is None
+    joiner.time(0, 2000)
+    joiner.settle()
+    assert not [*joiner.rows(), *joiner.outcomes()]
 
 
 @pytest.mark.parametrize(
@@ -95,5 +102,65 @@ def test_records_that_come_again_count_once(joiner: Joiner) -> None:
 )
 def test_what_is_not_of_this_version_is_left_out(joiner: Joiner, changes: dict[str, object]) -> None:
     joiner.ranking(0, ranking(0, "x", **changes))
-    assert joiner.rows() is None
+    joiner.time(0, 1000)
+    joiner.settle()
+    assert not [*joiner.rows(), *joiner.outcomes()]
     assert joiner.foreign == ("columns" in changes or "features_version" in changes)
+
+
+def test_rows_wait_until_their_window_was_read(reference: Reference) -> None:
+    # drift windows |0      200|200    400|   an outcome is known WINDOW and LATENESS after
+    joiner = Joiner(reference, "m", "1", window_ms=WINDOW, lateness_ms=LATENESS, drift_window_ms=200)
+    for at_ms, name in ((10, "x"), (190, "y"), (205, "z")):
+        joiner.ranking(0, ranking(at_ms, name))
+    told = []
+    for now_ms in (209, 210, 309, 310):
+        joiner.time(0, now_ms)
+        joiner.settle()
+        told.append([part.at_ms.tolist() for part in (*joiner.rows(), *joiner.outcomes())])
+    assert told == [[], [[10, 190]], [], [[10, 190]]]
+
+
+USERS = [f"u{n}" for n in range(60)]
+MOST = 8
+SHOWN = [(user, at_ms) for user in USERS for at_ms in (1, 900)] + [(user, 1500) for user in USERS[:MOST]]
+
+
+@given(st.permutations(SHOWN), st.integers(0, len(SHOWN)))
+def test_of_many_users_some_are_kept_with_all_they_did_in_whatever_order_they_are_read(
+    reference: Reference, order: list[tuple[str, int]], look: int
+) -> None:
+    # drift windows |0  60 users  1000|1000  8 users  2000|
+    joiner = Joiner(
+        reference, "m", "1", window_ms=WINDOW, lateness_ms=2000, drift_window_ms=1000, most_users=MOST
+    )  # fmt: skip
+    for part in (order[:look], order[look:]):
+        for user, at_ms in part:
+            if not joiner.passes_over(0, user, at_ms):
+                joiner.ranking(0, ranking(at_ms, f"{user}-{at_ms}", user_id=user))
+        for user, at_ms in part:
+            if at_ms > 1:
+                joiner.click(0, click(at_ms + 50, f"{user}-{at_ms}", user_id=user))
+        joiner.settle()
+    joiner.time(0, 10_000)
+    joiner.settle()
+    rows = [pair for part in joiner.rows() for pair in zip(part.user, part.at_ms.tolist(), strict=True)]
+    told = [
+        three for part in joiner.outcomes()
+        for three in zip(part.user, part.at_ms.tolist(), part.clicked.tolist(), strict=True)
+    ]  # fmt: skip
+    level = next(level for level in range(33) if sum(zeros_of(user) >= level for user in USERS) <= MOST)
+    kept = [(user, at_ms) for user, at_ms in SHOWN if at_ms == 1500 or zeros_of(user) >= level]
+    assert 0 < len(kept) - MOST <= 2 * MOST
+    assert sorted(rows) == sorted(kept)
+    assert sorted(told) == sorted((user, at_ms, at_ms > 1) for user, at_ms in kept)
+
+
+def test_clicks_wait_for_the_users_of_any_window_they_may_belong_to() -> None:
+    sample = UserSample(1000, most=1)
+    for user in USERS:
+        sample.add(0, user, zeros_of(user))
+    assert not sample.keeps(999, 0) and sample.keeps(1000, 0)
+    assert not sample.keeps_any(100, 999, 0) and sample.keeps_any(100, 1000, 0)
+    sample.forget(1000)
+    assert sample.keeps(999, 0)
