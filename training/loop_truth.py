@@ -7,6 +7,7 @@ compared on the same slates.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -19,7 +20,7 @@ from msgspec import Struct
 from producers.slates import cut_slates, slate_log
 from producers.sources import read_ratings
 from producers.worlds import Drift, Poison, drifted, parse_drift, poisoned
-from sluice.adapters.mlflow import Registry, parse_model_uri
+from sluice.adapters.mlflow import ModelRef, Registry
 from sluice.features import batch_features
 from sluice.features.definition import Floats, Ints
 from sluice.models import TrainedModel
@@ -32,7 +33,7 @@ from training.prepare import PrepareOptions, make_dataset
 from training.texts import read_texts
 from training.train import fit
 
-__all__ = ["Course", "Part", "Planted", "Truth", "changed", "course", "dataset", "planted"]
+__all__ = ["Course", "Part", "Planted", "Truth", "around", "changed", "course", "dataset", "planted"]
 
 
 class Course(NamedTuple):
@@ -67,6 +68,7 @@ class Planted(Struct, frozen=True, kw_only=True):
 class Truth(Planted, frozen=True, kw_only=True):
     """`stale` and `promoted` are the versions before and after, `fresh` learned from all rows of all slates between."""
 
+    promoted_at_ms: int
     stale: Part
     """What it would have earned after the promotion"""
     promoted: Part
@@ -121,6 +123,7 @@ def course(examples: Examples, stale: Model, promoted: Model, policy: str, found
     missed = _clicks(examples, promoted, between)[0] - _clicks(examples, stale, between)[0]
     return Truth(
         **msgspec.structs.asdict(planted(examples, stale, found)),
+        promoted_at_ms=int(log.at_ms[found.promoted]),
         stale=rates["stale"], promoted=rates["promoted"], fresh=rates["fresh"],
         behind_fresh=rates["fresh"].ctr - rates["promoted"].ctr,
         behind_fresh_error=_error(by["fresh"], by["promoted"], log.user[after]),
@@ -153,26 +156,49 @@ def _error(one: tuple[Ints, Ints], other: tuple[Ints, Ints], user: Ints) -> floa
 @click.command()
 @data_options
 @click.option("--drift", required=True, help="As of `sluice replay`.")
-@click.option("--stale", required=True, help="models:/NAME/VERSION that was in force first.")
-@click.option("--promoted", help="models:/NAME/VERSION that was promoted, if one was.")
-@click.option("--at", type=click.IntRange(1), help="Number of the slate from which on that served.")
-@click.option("--until", type=click.IntRange(1), help="Number of the slate before which it served.  [default: the end]")
-def truth(given: DataOptions, drift: str, stale: str, promoted: str | None, at: int | None, until: int | None) -> None:
-    """Compare versions of a model on the slates of a replay with a planted change."""
+@click.option("--model", "name", required=True, help="Registered name.")
+@click.option(
+    "--reign", "told", required=True, multiple=True, metavar="VERSION:SLATE",
+    help="A version in force, and the number of the slate from which on; in order.",
+)  # fmt: skip
+def truth(given: DataOptions, drift: str, name: str, told: Sequence[str]) -> None:
+    """Compare the version that was in force when tastes changed with the next one."""
     with needs_training():
         source, change, registry = given.source(), parse_drift(drift), Registry(Settings.load())
         data = changed(
             dataset(source, given.train_share, given.slate_size, given.click_from, given.seed), source, change
         )
-        before = registry.load(registry.resolve(parse_model_uri(stale)))
+        at, end = int(len(data.log) * change.at), len(data.log)
+        stale, promoted = around([_reign(one) for one in told], at, end)
+        before = registry.load(registry.resolve(ModelRef(name, version=stale)))
         examples = Examples(data, batch_features(data.log, before.catalogue))
-        stop = min(until or len(data.log), len(data.log))
-        found = Course(data.test_from, int(len(data.log) * change.at), min(at or stop, stop), stop)
-        told = planted(examples, _model(before), found)
-        if promoted is not None and found.promoted < stop:
-            after = registry.load(registry.resolve(parse_model_uri(promoted)))
-            told = course(examples, _model(before), _model(after), before.name, found, given.seed)
-    click.echo(msgspec.json.encode(told).decode())
+        if promoted is None:
+            found = planted(examples, _model(before), Course(data.test_from, at, end, end))
+        else:
+            version, begin, stop = promoted
+            after = registry.load(registry.resolve(ModelRef(name, version=version)))
+            path = Course(data.test_from, at, begin, stop)
+            found = course(examples, _model(before), _model(after), before.name, path, given.seed)
+    click.echo(msgspec.json.encode(found).decode())
+
+
+def around(reigns: Sequence[tuple[str, int]], change: int, end: int) -> tuple[str, tuple[str, int, int] | None]:
+    """The version in force at slate `change`, and the next one with the slates from which and until which it was.
+
+    reigns: (version, first slate), in order, the first from slate 0. None: no other version before slate `end`.
+    """
+    at = max(n for n, (_, begin) in enumerate(reigns) if begin <= change)
+    later = [one for one in reigns[at + 1 :] if one[1] < end]
+    if not later:
+        return reigns[at][0], None
+    return reigns[at][0], (*later[0], later[1][1] if len(later) > 1 else end)
+
+
+def _reign(told: str) -> tuple[str, int]:
+    version, _, begin = told.partition(":")
+    if not begin.isdigit():
+        raise click.BadParameter(f"{told!r}: VERSION:SLATE is wanted", param_hint="--reign")
+    return version, int(begin)
 
 
 def _model(trained: TrainedModel) -> FeatureModel:

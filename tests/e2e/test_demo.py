@@ -9,12 +9,13 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from demo_processes import processes_of
 from movielens_files import write_movielens
 
 from infra.kafka import jars
@@ -25,42 +26,6 @@ KEYS = [
 ]  # fmt: skip
 VARIANTS = ("random", "PolicyA", "PolicyB")
 SMALL = "synthetic:slates=600,users=50"
-
-
-@pytest.fixture
-def environment(tmp_path: Path) -> dict[str, str]:
-    # All temporary folders of the demo in one place, which also marks its processes.
-    return {**os.environ, "TMPDIR": str(tmp_path), "SLUICE_KAFKA": "ignored:1", "SLUICE_REDIS": "redis://ignored:1/0"}
-
-
-@pytest.fixture
-def start(environment: dict[str, str]) -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    running: list[subprocess.Popen[str]] = []
-
-    def start(*arguments: str) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "sluice", "demo", *arguments]
-        running.append(
-            subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        )
-        return running[-1]
-
-    yield start
-    for process in running:
-        if process.poll() is None:
-            process.kill()
-        process.communicate()
-
-
-def processes_of(folder: Path) -> list[int]:
-    """Processes whose environment names `folder`: the demo's children, and theirs."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/environ"):
-        try:
-            if f"TMPDIR={folder}".encode() in path.read_bytes().split(b"\0"):
-                found.append(int(path.parent.name))
-        except OSError:
-            continue
-    return found
 
 
 def check(found: dict[str, Any], slates: int, infra: str, names: tuple[str, ...] = VARIANTS) -> None:

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from sluice.console.demo.loop_result import LoopOutcome, loop_outcome, loop_table, stopped_at
 from sluice.console.demo.loop_run import LoopPlan, at_work
-from sluice.console.demo.loop_seen import Ranked, reign, seen
+from sluice.console.demo.loop_seen import Ranked, reigns, seen
 from sluice.console.demo.loop_view import words
 from sluice.domain.lifecycle import fold
 from sluice.domain.lifecycle_events import (
@@ -31,8 +31,8 @@ from sluice.domain.lifecycle_events import (
 from sluice.domain.rankings import RankedItem, SlateRanked
 
 TRUTH: dict[str, Any] = {
-    "drift_at_ms": 50, "slates": {"before": 2000, "between": 900, "after": 3000}, "behind_fresh": 0.008,
-    "behind_fresh_error": 0.002, "won_back": 0.82, "lost_clicks": 340,
+    "drift_at_ms": 50, "promoted_at_ms": 89, "slates": {"before": 2000, "between": 900, "after": 3000},
+    "behind_fresh": 0.008, "behind_fresh_error": 0.002, "won_back": 0.82, "lost_clicks": 340,
     **{name: {"impressions": 10, "clicks": 7, "ctr": ctr} for name, ctr in
        (("before", 0.71), ("between", 0.66), ("stale", 0.68), ("promoted", 0.716), ("fresh", 0.724))},
 }  # fmt: skip
@@ -109,12 +109,19 @@ def test_a_promotion_that_was_taken_back_was_met_by_those_it_served() -> None:
     back = RolledBack(**of(12), version="3", to="1")
     ranked = slates("1", range(60)) + slates("3", range(60, 80)) + slates("1", range(80, 100))
     found = outcome([DRIFT, ASKED, TRAINED, PROMOTED, back], ranked, TRUTH)
-    assert (found.promoted_at, found.stopped_at, found.units_exposed_share) == (60, "promoted", 0.4)
-    assert [one.number for one in reign(ranked, "1", "3")] == list(range(60, 80))
+    assert (found.stopped_at, found.units_exposed_share) == ("promoted", 0.4)
+    assert reigns([PROMOTED, back], ranked, "1") == [("1", 0), ("3", 60), ("1", 80)]
 
 
-def test_a_version_that_never_ranked_has_no_reign() -> None:
-    assert list(reign(slates("1", range(9)), "1", "3")) == []
+def test_a_reign_begins_when_the_version_before_ranks_no_more() -> None:
+    # 1: ------------------ 90                  4: canary 150 -- 160 -----
+    # 3:         canary 80 ----- 120 ------------------------ 155
+    ranked = slates("1", [*range(80), *range(80, 91, 2)])
+    ranked += slates("3", [*range(81, 90, 2), *range(120, 150), *range(151, 156, 2)])
+    ranked += slates("4", [*range(150, 156, 2), *range(160, 170)])
+    later = Promoted(**about(20), attempt="e9", version="4", before="3")
+    assert reigns([PROMOTED, later], ranked, "1") == [("1", 0), ("3", 120), ("4", 160)]
+    assert reigns([DRIFT, PROMOTED], slates("1", range(9)), "1") == [("1", 0)], "who ranked nothing is left out"
 
 
 def test_the_number_of_a_slate_is_that_of_the_log() -> None:

@@ -12,7 +12,7 @@ from producers.worlds import Drift, Poison
 from sluice.features import batch_features
 from training.dataset import Dataset
 from training.loop_simulation import Rules, World, run, worlds
-from training.loop_truth import Course, changed, course, dataset
+from training.loop_truth import Course, around, changed, course, dataset
 from training.model_tests import Bounds
 from training.models import Examples, fit_policy_a
 
@@ -96,3 +96,20 @@ def test_clicks_that_are_turned_over_are_sent_and_not_true(data: Dataset, source
     (bad,) = worlds(data, source, Drift(amplitude=2.0, at=CHANGE), poison, [4], RULES)
     assert (bad.examples.liked != bad.truth.liked).mean() > 0.1
     assert bad.examples.features is bad.truth.features
+
+
+@pytest.mark.parametrize(
+    ("told", "found"),
+    [
+        ([("1", 0)], ("1", None)),
+        ([("1", 0), ("3", 70)], ("1", ("3", 70, 100))),
+        ([("1", 0), ("3", 70), ("4", 90)], ("1", ("3", 70, 90))),
+        ([("1", 0), ("3", 40), ("4", 90)], ("3", ("4", 90, 100))),  # a false alarm before the change
+        ([("1", 0), ("3", 40)], ("3", None)),
+        ([("1", 0), ("3", 100)], ("1", None)),  # when the log had ended
+    ],
+)
+def test_versions_around_the_change(
+    told: list[tuple[str, int]], found: tuple[str, tuple[str, int, int] | None]
+) -> None:
+    assert around(told, 50, 100) == found

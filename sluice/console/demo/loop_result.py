@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sluice.console import text
-from sluice.console.demo.loop_seen import Witness, reign
+from sluice.console.demo.loop_seen import Witness
 from sluice.domain.lifecycle_events import (
     Abandoned,
     CanaryAdvanced,
@@ -33,10 +33,11 @@ __all__ = ["LoopOutcome", "loop_outcome", "loop_table", "reasons_of", "stopped_a
 class LoopOutcome(Struct, frozen=True, kw_only=True):
     """`sluice demo loop --json`. Times are event times in milliseconds. Rates are clicks per impression of what a
     version would show of every slate, worked out from the log, which holds the rating of every item. Null what did not
-    happen; what is said of a promotion is of the first."""
+    happen; what is said of a promotion is of the first after the change."""
 
     drift_at: int
     detected_at: int | None
+    """Up to when the stream had been read when drift was first seen after the change"""
     promoted_at: int | None
     """When the new version ranked its first slate as the only one"""
     ctr_before: float
@@ -72,21 +73,19 @@ class LoopOutcome(Struct, frozen=True, kw_only=True):
 
 
 def loop_outcome(
-    summary: Mapping[str, Any], witness: Witness, truth: Mapping[str, Any], stale: str, seconds: float
+    summary: Mapping[str, Any], witness: Witness, truth: Mapping[str, Any], first: str, seconds: float
 ) -> LoopOutcome:
-    """summary: of `sluice replay --json`; truth: of `training.loop_truth`; stale: version in force at first."""
+    """summary: of `sluice replay --json`; truth: of `training.loop_truth`; first: version in force at first."""
     events = witness.events
-    drift = next((event for event in events if isinstance(event, DriftDetected)), None)
+    changed_ms = truth["drift_at_ms"]
+    alarms = [event.until_ms for event in events if isinstance(event, DriftDetected) and event.until_ms > changed_ms]
     promoted = [event.version for event in events if isinstance(event, Promoted)]
-    taken_back = {event.version for event in events if isinstance(event, RolledBack)}
-    good = {stale, *promoted} - taken_back
-    reigned = reign(witness.ranked, stale, promoted[0]) if promoted else ()
-    since = [one for one in witness.ranked if one.at_ms >= truth["drift_at_ms"]]
+    good = {first, *promoted} - {event.version for event in events if isinstance(event, RolledBack)}
+    since = [one for one in witness.ranked if one.at_ms >= changed_ms]
     exposed = [one for one in since if one.version not in good]
     rate = {name: truth[name]["ctr"] for name in ("before", "between", "promoted", "stale", "fresh") if name in truth}
     return LoopOutcome(
-        drift_at=truth["drift_at_ms"], detected_at=drift.until_ms if drift is not None else None,
-        promoted_at=reigned[0].at_ms if reigned else None,
+        drift_at=changed_ms, detected_at=min(alarms, default=None), promoted_at=truth.get("promoted_at_ms"),
         ctr_before=rate["before"], ctr_drifted=rate["between"], ctr_recovered=rate.get("promoted"),
         ctr_without_loop=rate.get("stale", rate["between"]), ctr_fresh_model=rate.get("fresh"),
         behind_fresh_error=truth.get("behind_fresh_error"), won_back=truth.get("won_back"),

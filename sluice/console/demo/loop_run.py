@@ -11,12 +11,11 @@ from typing import Any, NamedTuple
 from sluice.adapters import catalogue
 from sluice.console.demo.children import Child, ChildFailed, Children, printed
 from sluice.console.demo.loop_result import LoopOutcome, loop_outcome
-from sluice.console.demo.loop_seen import Witness, reign
+from sluice.console.demo.loop_seen import Witness, reigns
 from sluice.console.demo.loop_view import LoopView
 from sluice.console.demo.models import LEFT_OUT
 from sluice.console.demo.run import DemoRun
 from sluice.domain.lifecycle import LifecycleState, fold
-from sluice.domain.lifecycle_events import Promoted
 
 __all__ = ["LoopPlan", "LoopRun", "at_work"]
 
@@ -73,7 +72,7 @@ class LoopRun(DemoRun):
         process = children.start("process", "process", "--loglevel", "warning")
         children.start("analyze", "analyze")
         self._until_counting(settings, process)
-        stale = self._wait_for_model(training)
+        first = self._wait_for_model(training)
         catalogue.apply(settings, [self._experiment])
         children.start("drift", "drift", f"{MODEL}@{ALIAS}", "--follow", "--every", "1")
         life = children.folder / "lifecycle.yaml"
@@ -81,7 +80,7 @@ class LoopRun(DemoRun):
         lifecycle = children.start("lifecycle", "lifecycle", "run", str(life))
         with Witness(settings, self._experiment.name) as witness:
             summary = self._follow(witness, lifecycle)
-            return loop_outcome(summary, witness, self._truth(stale, witness), stale, time.monotonic() - self._began_s)
+            return loop_outcome(summary, witness, self._truth(first, witness), first, time.monotonic() - self._began_s)
 
     def _wait_for_model(self, training: Child | None) -> str:
         """The version that is in force first."""
@@ -121,19 +120,13 @@ class LoopRun(DemoRun):
             view.look(witness, time.monotonic() - self._began_s)
             time.sleep(LOOK_EVERY_S)
 
-    def _truth(self, stale: str, witness: Witness) -> dict[str, Any]:
-        """Of the first version that was promoted, as long as it served."""
+    def _truth(self, first: str, witness: Witness) -> dict[str, Any]:
         self._loop_view.phase("working out what would have been earned without the loop")
-        plan, promoted = self._plan, []
-        version = next((event.version for event in witness.events if isinstance(event, Promoted)), "")
-        if reigned := reign(witness.ranked, stale, version):
-            promoted = [
-                "--promoted", f"models:/{MODEL}/{version}",
-                "--at", str(reigned[0].number), "--until", str(reigned[-1].number + 1),
-            ]  # fmt: skip
+        plan = self._plan
+        told = [f"{reign.version}:{reign.begin}" for reign in reigns(witness.events, witness.ranked, first)]
         child = self._children.start(
-            "truth", *plan.source, "--train-share", str(plan.train_share), "--drift", plan.drift,
-            "--stale", f"models:/{MODEL}/{stale}", *promoted, good=(0,), module="training.loop_truth",
+            "truth", *plan.source, "--train-share", str(plan.train_share), "--drift", plan.drift, "--model", MODEL,
+            *[part for one in told for part in ("--reign", one)], good=(0,), module="training.loop_truth",
         )  # fmt: skip
         self._to_end(child)
         return printed(child)

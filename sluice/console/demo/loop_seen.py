@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import NamedTuple
 
-from sluice.domain.lifecycle_events import LifecycleEvent
+from sluice.domain.lifecycle_events import LifecycleEvent, Promoted, RolledBack
 from sluice.domain.rankings import SlateRanked
 from sluice.settings import Settings
 from sluice.subscription import subscribe
 
-__all__ = ["Ranked", "Witness", "reign", "seen"]
+__all__ = ["Ranked", "Reign", "Witness", "reigns", "seen"]
 
 
 class Ranked(NamedTuple):
@@ -22,6 +22,14 @@ class Ranked(NamedTuple):
     at_ms: int
     version: str
     user_id: str
+
+
+class Reign(NamedTuple):
+    """A version in force."""
+
+    version: str
+    begin: int
+    """Number of the first slate that it ranked when the version before ranked no more"""
 
 
 class Witness:
@@ -65,13 +73,25 @@ def seen(slate: SlateRanked) -> Ranked:
     return Ranked(number, slate.at_ms, slate.model_version, slate.user_id)
 
 
-def reign(ranked: Sequence[Ranked], before: str, version: str) -> Sequence[Ranked]:
-    """What `version` ranked once `before` had ranked its last, in the order of the log; empty when it ranked nothing.
+def reigns(events: Sequence[LifecycleEvent], ranked: Sequence[Ranked], first: str) -> list[Reign]:
+    """Who was in force, in order, beginning with `first`. A canary still belongs to the version before it, and who was
+    promoted and ranked nothing is left out."""
+    found = [Reign(first, 0)]
+    for event in events:
+        match event:
+            case Promoted(version=version, before=before):
+                pass
+            case RolledBack(version=before, to=version) if before == found[-1].version:
+                pass
+            case _:
+                continue
+        begin = _begin(ranked, before, version)
+        if begin is not None:
+            found.append(Reign(version, begin))
+    return found
 
-    Its canary is left out, and so is what `before` ranked after it was brought back.
-    """
-    own = sorted(one for one in ranked if one.version == version)
-    if not own:
-        return own
-    last = max((one.number for one in ranked if one.version == before and one.number < own[-1].number), default=-1)
-    return [one for one in own if one.number > last]
+
+def _begin(ranked: Sequence[Ranked], before: str, version: str) -> int | None:
+    own = [one.number for one in ranked if one.version == version]
+    last = max((one.number for one in ranked if one.version == before and one.number < max(own, default=0)), default=-1)
+    return min((number for number in own if number > last), default=None)
