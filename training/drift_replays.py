@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from msgspec.structs import replace
 
-from sluice.domain.drift import DriftOptions, Monitor, Outcomes, Reference, Rows
+from sluice.domain.drift import DriftOptions, Outcomes, Reference, Rows, monitor_of
 from sluice.domain.drift.reference import GROWING
 from sluice.features.definition import Floats, Ints
 from training.dataset import Dataset
@@ -58,15 +59,27 @@ class Replay:
         return streams(self.rows, self.outcomes, columns, known.mean(axis=0), sd, SHOWN)
 
 
-def watched(replay: Replay, alpha: float) -> int | None:
-    """Slates of the test part that were requested when the monitor alarmed; None when it never did."""
-    monitor = Monitor(replay.reference, "model", "1", DriftOptions(alpha=alpha, features=FEATURES))
-    monitor.take(replay.rows)
-    monitor.take_outcomes(replay.outcomes)
-    report = monitor.close_until(int(replay.rows.at_ms.max()) + 2 * monitor.options.window_ms)
-    if report.since_ms is None:
-        return None
-    return int(np.searchsorted(replay.rows.at_ms[::SHOWN], report.since_ms))
+def watched(replay: Replay, alpha: float, settle: int = 0, laps: int = 1) -> int | None:
+    """Slates of the test part that were requested when the monitor alarmed; None when it never did.
+
+    settle: users of the test part of whom the reference is made first; 0: it is that of the training. laps: how many
+    times the test part comes, each time with other users who do the same.
+    """
+    reference, options = replay.reference, DriftOptions(alpha=alpha, features=FEATURES)
+    if settle:
+        reference, options = replace(reference, shown_by="others"), replace(options, settle_users=settle)
+    monitor = monitor_of(reference, "model", "1", options)
+    at_ms = replay.rows.at_ms
+    length_ms = int(at_ms[-1] - at_ms[0]) // options.window_ms * options.window_ms + 2 * options.window_ms
+    for lap in range(laps):
+        begin_ms, users = lap * length_ms, [f"{user} {lap}" if lap else user for user in replay.rows.user]
+        monitor.take(replay.rows._replace(user=users, at_ms=at_ms + begin_ms))
+        monitor.take_outcomes(replay.outcomes._replace(user=users, at_ms=at_ms + begin_ms))
+        report = monitor.close_until(int(at_ms[-1]) + begin_ms + options.window_ms)
+        if report.since_ms is not None:
+            slates = at_ms[::SHOWN]
+            return lap * len(slates) + int(np.searchsorted(slates, report.since_ms - begin_ms))
+    return None
 
 
 def _fit(examples: Examples, slates: Ints) -> FeatureModel:

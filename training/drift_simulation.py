@@ -6,6 +6,7 @@ Libraries: click, numpy, scipy.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -40,6 +41,18 @@ class World(NamedTuple):
     outcomes: Outcomes
 
 
+class Monitors(NamedTuple):
+    """Those that are measured."""
+
+    alpha: float
+    settle: Mapping[str, int]
+    """Name → users of whom it makes its reference first; 0: none"""
+    laps: int
+
+    def delays(self, replay: Replay, laps: int = 1) -> dict[str, int | None]:
+        return {name: watched(replay, self.alpha, users, laps) for name, users in self.settle.items()}
+
+
 class Rivals(NamedTuple):
     delta: float
     threshold: float
@@ -52,9 +65,19 @@ class Rivals(NamedTuple):
 @click.option("--replays", type=click.IntRange(0), default=500, show_default=True, help="Without drift.")
 @click.option("--planted", type=click.IntRange(0), default=20, show_default=True, help="Of every change and size.")
 @click.option("--tuning", type=click.IntRange(0), default=40, show_default=True, help="Without drift, for the rivals.")
+@click.option(
+    "--settle", type=click.IntRange(0), default=0, metavar="USERS",
+    help="Also a monitor whose reference is made of the first users that it watches.",
+)  # fmt: skip
+@click.option(
+    "--laps", type=click.IntRange(1), default=1, show_default=True,
+    help="Without drift: times that the watched part comes, with other users each time.",
+)  # fmt: skip
 @click.option("--alpha", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=ALPHA, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
-def simulate(given: DataOptions, replays: int, planted: int, tuning: int, alpha: float, as_json: bool) -> None:
+def simulate(
+    given: DataOptions, replays: int, planted: int, tuning: int, settle: int, laps: int, alpha: float, as_json: bool
+) -> None:
     """Measure the drift monitor on replays whose drift is known.
 
     Whole users are permuted in time, so that nothing drifts. Each replay trains a model on the first part of the log
@@ -63,12 +86,13 @@ def simulate(given: DataOptions, replays: int, planted: int, tuning: int, alpha:
     with needs_training(), progress_of("drift", quiet=as_json) as progress:
         data = _dataset(given)
         report: dict[str, Any] = {"data": data.name, "seed": given.seed, "alpha": alpha}
+        monitors = Monitors(alpha, {"monitor": 0, **({"settled": settle} if settle else {})}, laps)
         if replays:
-            report["false_alarms"] = _false_alarms(data, given.seed, replays, alpha, progress)
+            report["false_alarms"] = _false_alarms(data, given.seed, replays, monitors, progress)
         if planted:
             rivals = _tuned(data, given.seed, tuning, progress) if tuning else None
             report |= {"rivals": rivals._asdict()} if rivals else {}
-            report["changes"] = _changes(data, given.seed, planted, alpha, rivals, progress)
+            report["changes"] = _changes(data, given.seed, planted, monitors, rivals, progress)
     click.echo(json.dumps(report) if as_json else "\n".join(_lines(report)))
 
 
@@ -89,18 +113,20 @@ def _nulls(data: Dataset, seed: int, count: int) -> Iterator[Replay]:
         yield Replay.of(permuted(data, np.random.default_rng([seed, number])))
 
 
-def _false_alarms(data: Dataset, seed: int, count: int, alpha: float, progress: Any) -> dict[str, Any]:
-    alarmed = ks = 0
+def _false_alarms(data: Dataset, seed: int, count: int, monitors: Monitors, progress: Any) -> dict[str, Any]:
+    alarmed, ks = Counter[str](), 0
     for number, replay in enumerate(_nulls(data, seed, count)):
         progress("without drift", number / count)
-        alarmed += watched(replay, alpha) is not None
+        alarmed.update(name for name, slates in monitors.delays(replay, monitors.laps).items() if slates is not None)
         # Once is enough to see what it does.
         ks += number < 30 and _ks(replay, replay.rows) is not None
+    found = {name: _share(alarmed[name], count) for name in monitors.settle}
+    return {**found, "laps": monitors.laps, "ks": {"replays": min(count, 30), "alarmed": ks}}
+
+
+def _share(alarmed: int, count: int) -> dict[str, Any]:
     low, high = (float(end) for end in stats.binomtest(alarmed, count).proportion_ci(0.95, "exact"))
-    return {
-        "replays": count, "alarmed": alarmed, "share": alarmed / count, "interval": [low, high],
-        "ks": {"replays": min(count, 30), "alarmed": ks},
-    }  # fmt: skip
+    return {"replays": count, "alarmed": alarmed, "share": alarmed / count, "interval": [low, high]}
 
 
 def _ks(replay: Replay, rows: Rows) -> int | None:
@@ -132,13 +158,13 @@ def _tuned(data: Dataset, seed: int, count: int, progress: Any) -> Rivals:
 
 
 def _changes(
-    data: Dataset, seed: int, count: int, alpha: float, rivals: Rivals | None, progress: Any
+    data: Dataset, seed: int, count: int, monitors: Monitors, rivals: Rivals | None, progress: Any
 ) -> dict[str, dict[str, Any]]:
     delays: dict[str, dict[str, list[int | None]]] = {}
     for number in range(count):
         progress("changes", number / count)
         for name, world in _worlds(permuted(data, np.random.default_rng([seed + PLANT, number])), seed, number):
-            for detector, delay in _delays(world, alpha, rivals).items():
+            for detector, delay in _delays(world, monitors, rivals).items():
                 delays.setdefault(name, {}).setdefault(detector, []).append(delay)
     return {name: {detector: _summary(found) for detector, found in one.items()} for name, one in delays.items()}
 
@@ -161,11 +187,11 @@ def _worlds(data: Dataset, seed: int, number: int) -> Iterator[tuple[str, World]
         yield f"tastes by {amplitude:g} stars", World(other, other.rows, other.outcomes)
 
 
-def _delays(world: World, alpha: float, rivals: Rivals | None) -> dict[str, int | None]:
+def _delays(world: World, monitors: Monitors, rivals: Rivals | None) -> dict[str, int | None]:
     """Slates from the change to each detector's first alarm, negative when it was before; None: never."""
     replay = replace(world.replay, rows=world.rows, outcomes=world.outcomes)
     before = change_of(replay.examples.data) - replay.examples.data.test_from
-    found: dict[str, int | None] = {"monitor": watched(replay, alpha), "ks": _ks(replay, world.rows)}
+    found = {**monitors.delays(replay), "ks": _ks(replay, world.rows)}
     if rivals is not None:
         values = replay.streams()
         found |= {"adwin": adwin(values, rivals.delta), "page_hinkley": page_hinkley(values, rivals.threshold)}
@@ -189,12 +215,14 @@ def _finite(value: float) -> int | None:
 def _lines(report: Mapping[str, Any]) -> Iterator[str]:
     yield f"{report['data']}, seed {report['seed']}, alpha {report['alpha']:g}"
     if alarms := report.get("false_alarms"):
-        low, high = alarms["interval"]
-        yield (
-            f"without drift: {alarms['alarmed']} of {alarms['replays']} replays with any alarm, "
-            f"{100 * alarms['share']:.1f} % ({100 * low:.1f} to {100 * high:.1f} %); "
-            f"KS, corrected: {alarms['ks']['alarmed']} of {alarms['ks']['replays']}"
-        )
+        for name in ("monitor", "settled"):
+            if one := alarms.get(name):
+                low, high = one["interval"]
+                yield (
+                    f"without drift, {name}: {one['alarmed']} of {one['replays']} replays with any alarm, "
+                    f"{100 * one['share']:.1f} % ({100 * low:.1f} to {100 * high:.1f} %), laps: {alarms['laps']}"
+                )
+        yield f"KS, corrected: {alarms['ks']['alarmed']} of {alarms['ks']['replays']}"
     if rivals := report.get("rivals"):
         yield (
             f"ADWIN delta {rivals['delta']:g} ({100 * rivals['adwin_share']:.0f} % false), Page–Hinkley threshold "

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Annotated
 
 import msgspec
@@ -138,6 +139,10 @@ def retrain(settings: Settings, job: Job, progress: Steps = lambda name, share=N
     trained = train_one(served.name, data.examples, data.data.train, seed=job.seed)
     assert isinstance(trained.model, FeatureModel)
     model = TrainedModel(served.name, trained.model.model, served.catalogue)
+    if trained.reference is not None:
+        # What it was trained on was shown by others, and is not what it will show: a monitor must see that first.
+        reference = msgspec.structs.replace(trained.reference, shown_by="others")
+        trained = replace(trained, reference=reference)
     progress("model tests")
     verdict = judged(data, model, served, job)
     result = msgspec.structs.replace(

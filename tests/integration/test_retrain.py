@@ -65,6 +65,7 @@ def test_a_version_is_made_once_for_an_attempt_and_no_alias_moves(log: Settings)
     assert (tags["sluice.attempt"], tags["sluice.cause"]) == ("attempt1", "drift1")
     assert tags["sluice.model_hash"] == made.model_hash == model_hash(registry.load(version))
     assert registry.reference(version).columns == registry.load(version).columns  # its drift can be watched
+    assert registry.reference(version).shown_by == "others"
     again = retrain_apart(Job(model=NAME, alias="PolicyA", experiment="logged", offsets=made.offsets), seconds=120)
     assert (again.version, again.model_hash, again.rows_hash) == ("3", made.model_hash, made.rows_hash)
 

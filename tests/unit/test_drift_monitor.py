@@ -18,9 +18,7 @@ from sluice.domain.drift import (
     Reference,
     Rows,
     check,
-    dump_monitor,
     make_reference,
-    restore_monitor,
 )
 from sluice.domain.drift.reference import GROWING
 from sluice.errors import ConfigError
@@ -189,27 +187,6 @@ def test_order_and_partitions_change_no_bit(reference: Reference, seed: int, par
     for other in monitors[1:]:
         monitors[0].merge(other)
     assert monitors[0].close_until(4 * HOUR) == whole.close_until(4 * HOUR)
-    assert dump_monitor(monitors[0]) == dump_monitor(whole)
-
-
-def test_a_restored_monitor_goes_on_exactly(reference: Reference) -> None:
-    world = World(np.random.default_rng(6))
-    going, killed = (Monitor(reference, "model", "1", OPTIONS) for _ in range(2))
-    for hour in range(30):
-        rows, outcomes = world.visit(40, hour)
-        for monitor in (going, killed):
-            monitor.take(rows if hour < 15 else with_column(rows, 2, 3.0))
-            monitor.take_outcomes(outcomes)
-        assert killed.close_until(hour * HOUR) == going.close_until(hour * HOUR)
-        killed = restore_monitor(reference, dump_monitor(killed))
-    assert killed.report().drifted
-    assert dump_monitor(killed) == dump_monitor(going)
-
-
-@pytest.mark.parametrize("data", [b"", b"x", dump_monitor.__doc__.encode()])  # type: ignore[union-attr]
-def test_a_state_that_is_none_is_refused_in_one_line(reference: Reference, data: bytes) -> None:
-    with pytest.raises(ConfigError, match="state of a drift monitor"):
-        restore_monitor(reference, data)
 
 
 def test_a_reference_comes_back_from_its_file(reference: Reference) -> None:
@@ -258,6 +235,8 @@ def test_growing_features_are_features() -> None:
 
 
 def test_options_that_make_no_sense_are_refused(reference: Reference) -> None:
-    for options in (DriftOptions(alpha=0), DriftOptions(window_ms=0), DriftOptions(features=0)):
+    for options in (
+        DriftOptions(alpha=0), DriftOptions(window_ms=0), DriftOptions(features=0), DriftOptions(settle_users=19),
+    ):  # fmt: skip
         with pytest.raises(ConfigError):
             Monitor(reference, "model", "1", options)

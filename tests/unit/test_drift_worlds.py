@@ -69,12 +69,15 @@ def test_planted_changes_are_as_large_as_asked_for(data: Dataset) -> None:
 @pytest.mark.slow
 def test_the_simulation_prints_its_figures(folder: Path) -> None:
     found = CliRunner().invoke(
-        simulate, ["--data", str(folder), "--replays", "2", "--planted", "1", "--tuning", "1", "--json"],
+        simulate,
+        ["--data", str(folder), "--replays", "2", "--planted", "1", "--tuning", "1", "--settle", "20", "--json"],
         catch_exceptions=False,
     )  # fmt: skip
     told = json.loads(found.stdout)
-    assert told["false_alarms"]["replays"] == 2
-    low, high = told["false_alarms"]["interval"]
-    assert low <= told["false_alarms"]["share"] <= high
+    for name in ("monitor", "settled"):
+        found_share = told["false_alarms"][name]
+        assert found_share["replays"] == 2
+        low, high = found_share["interval"]
+        assert low <= found_share["share"] <= high
     assert len(told["changes"]) == 12
-    assert set(told["changes"]["tastes by 0.8 stars"]) == {"monitor", "ks", "adwin", "page_hinkley"}
+    assert set(told["changes"]["tastes by 0.8 stars"]) == {"monitor", "settled", "ks", "adwin", "page_hinkley"}

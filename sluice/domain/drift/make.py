@@ -98,10 +98,12 @@ def _with_centres(
     found = []
     for place, one in enumerate(features):
         grows, few = one.kind == "growing", len(one.edges) < FEW
+        shares = _means(user, strange[:, place])
         found.append(
             replace(
                 one,
-                strange=float(_means(user, strange[:, place]).mean()),
+                strange=float(shares.mean()),
+                strange_error=float(shares.std(ddof=1) / len(shares) ** 0.5),
                 rank=None if grows else _centre(user, ranks[:, place] / RANK_UNIT, RANK_TOLERANCE),
                 spread=None if grows or few else _centre(user, spreads[:, place] / RANK_UNIT, RANK_TOLERANCE),
             )

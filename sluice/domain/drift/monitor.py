@@ -15,6 +15,7 @@ from msgspec import Struct
 from sluice.domain.drift import scoring
 from sluice.domain.drift.bins import RANK_UNIT, Bins
 from sluice.domain.drift.evidence import Evidence, Scores
+from sluice.domain.drift.make import LEAST_USERS
 from sluice.domain.drift.measures import distance, expected_counts
 from sluice.domain.drift.reference import SCORE, FeatureReference, Reference
 from sluice.domain.drift.report import (
@@ -44,6 +45,8 @@ class DriftOptions(Struct, frozen=True, kw_only=True):
     """Of event time"""
     features: int = 30
     """That are watched, the most important ones; those that grow and the score come on top"""
+    settle_users: int = 100
+    """Of these a version whose training cannot tell what is normal makes its reference"""
 
 
 class Seen(NamedTuple):
@@ -119,7 +122,7 @@ class Monitor:
 
     def take(self, rows: Rows) -> None:
         """Rows that were shown. Raises ConfigError when they do not have the columns of the reference."""
-        self._check_columns(rows)
+        self.check_columns(rows)
         ages, cells = self.reference.ages(rows.features), cells_of(rows.user)
         codes = self.bins.codes(with_score(rows)[:, self._columns])
         measures = scoring.feature_measures(codes, self.bins.ranks_of(codes, ages))
@@ -130,7 +133,7 @@ class Monitor:
 
     def take_outcomes(self, outcomes: Outcomes) -> None:
         """What became of rows whose attribution window is closed. Raises ConfigError as `take`."""
-        self._check_columns(outcomes)
+        self.check_columns(outcomes)
         cells, bins = cells_of(outcomes.user), self._related_bins
         columns = [self._columns[place] for place in self._ranked]
         ranks = bins.ranks_of(bins.codes(with_score(outcomes)[:, columns]), self.reference.ages(outcomes.features))
@@ -150,7 +153,9 @@ class Monitor:
         length = self.options.window_ms
         for begin, seen in self.rows.close_until(at_ms):
             recent = Recent(begin, int(seen.sums.rows.sum()), seen.sums.cells, seen.counts)
-            self.row_track.play(recent, begin + length, scoring.feature_scores(seen.sums, self.watched))
+            self.row_track.play(
+                recent, begin + length, scoring.feature_scores(seen.sums, self.watched, self.reference.users)
+            )
         for begin, sums in self.outcomes.close_until(at_ms if outcomes_ms is None else outcomes_ms):
             recent = Recent(begin, int(sums.rows.sum()), sums.cells, sums.sums.sum(axis=0))
             scores = scoring.outcome_scores(sums, self.reference.performance, self._related)
@@ -173,7 +178,8 @@ class Monitor:
     def _related(self) -> list[FeatureReference]:
         return [self.watched[place] for place in self._ranked]
 
-    def _check_columns(self, rows: Rows | Outcomes) -> None:
+    def check_columns(self, rows: Rows | Outcomes) -> None:
+        """Raises ConfigError when they do not have the columns of the reference."""
         width = len(self.reference.columns)
         if rows.features.ndim != 2 or rows.features.shape[1] != width:
             raise ConfigError(
@@ -285,6 +291,8 @@ def _check(options: DriftOptions) -> None:
         raise ConfigError(f"alpha: must lie in (0, 1), got {options.alpha:g}")
     if options.window_ms < 1 or options.features < 1:
         raise ConfigError("window_ms and features: at least 1")
+    if options.settle_users < LEAST_USERS:
+        raise ConfigError(f"settle_users: at least {LEAST_USERS}, or there is no telling how much users differ")
 
 
 def _known(value: float) -> float | None:

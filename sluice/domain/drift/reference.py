@@ -56,6 +56,8 @@ class FeatureReference(Struct, frozen=True, kw_only=True):
     """By age, then bin"""
     strange: Share = 0.0
     """Mean over users of the share that was missing"""
+    strange_error: Annotated[float, Meta(ge=0)] = 0.0
+    """Its standard error; 0 also where none was missing"""
     rank: Centre | None = None
     """Of the rank of a value among those of the same age, from −½ to ½; null when the feature grows"""
     spread: Centre | None = None
@@ -89,6 +91,8 @@ class Reference(Struct, frozen=True, kw_only=True):
     age_edges: tuple[float, ...] = ()
     rows: Count
     users: Count
+    shown_by: Literal["itself", "others"] = "itself"
+    """Who had chosen the rows: this version, as it will, or those whose log it was trained from"""
     features: tuple[FeatureReference, ...]
     """In the order of the columns, the score last"""
     performance: PerformanceReference

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-__all__ = ["Distribution", "DriftReport", "DriftWindow", "FeatureDrift", "PerformanceDrift", "PerformanceMeasure"]
+__all__ = [
+    "Distribution", "DriftReport", "DriftWindow", "FeatureDrift", "PerformanceDrift", "PerformanceMeasure",
+    "SettlingSeen",
+]  # fmt: skip
 
 
 class DriftWindow(Struct, frozen=True, kw_only=True):
@@ -89,6 +92,18 @@ class PerformanceDrift(Struct, frozen=True, kw_only=True):
     drifted: bool
 
 
+class SettlingSeen(Struct, frozen=True, kw_only=True):
+    """How far a version is that first learns what is normal from what it shows itself."""
+
+    users: int
+    """Whose outcomes are known"""
+    needed: int
+    """Users; then the window is ended, and watching begins"""
+    rows: int
+    since_ms: int
+    """When the first of them was shown"""
+
+
 class DriftReport(Struct, frozen=True, kw_only=True):
     """All that a monitor knows, the worst features first."""
 
@@ -104,3 +119,7 @@ class DriftReport(Struct, frozen=True, kw_only=True):
     """When the first alarm came"""
     began_ms: int | None
     """With which window what was alarmed first most likely began"""
+    settling: SettlingSeen | None = None
+    """While it settles nothing is compared; null when it watches"""
+    settled_ms: int | None = None
+    """What was shown before is the reference; null when that of the training is"""

@@ -24,8 +24,10 @@ _SCORE_LIMIT = 0.01
 """Log loss is of scores at least so far from 0 and 1: bounded, as bets need"""
 _REACH = 1.5
 """Standard deviations between users at which a score is cut: one odd user may not decide"""
-_ERRORS = 1.0
-"""Standard errors of the reference that are tolerated besides"""
+_ERRORS = 3.5
+"""Standard errors of the reference that are tolerated at least: of a hundred means that are compared (three of each
+feature, three of outcomes, relations), none lies further off in 95 % of references. Where users are many, what is
+tolerated of itself, with one standard error besides, is more."""
 SCORE_TOLERANCE = 0.05
 """Of the rank of scores: the model that is served was fitted to more than the one that the reference is of"""
 RANK_TOLERANCE = 0.03
@@ -33,6 +35,8 @@ RANK_TOLERANCE = 0.03
 OUTCOME_TOLERANCE = 0.025
 """Of a click rate, its calibration, or nats"""
 STRANGE_TOLERANCE = 0.02
+_UNSEEN = 3.0
+"""Of n users of whom none showed it, 3/n may be like that (95 %; Hanley, Lippman-Hand 1983)"""
 _LEAST_UNIT = 0.01
 """Of a score, where users did not differ at all"""
 RELATION_TOLERANCE = 0.001
@@ -48,8 +52,8 @@ def feature_measures(codes: Ints, ranks: Ints) -> Ints:
     return np.concatenate([ranks, spread, strange], axis=1)
 
 
-def feature_scores(sums: CellSums, features: Sequence[FeatureReference]) -> Scores:
-    """(c, 3k) of the cells: rank, spread, and the share that was strange."""
+def feature_scores(sums: CellSums, features: Sequence[FeatureReference], users: int) -> Scores:
+    """(c, 3k) of the cells: rank, spread, and the share that was strange. users: of the reference."""
     rank, spread, strange = np.split(sums.sums, 3, axis=1)
     rows = sums.rows[:, None]
     known = rows - strange
@@ -57,7 +61,9 @@ def feature_scores(sums: CellSums, features: Sequence[FeatureReference]) -> Scor
     parts = [
         _standard(rank / RANK_UNIT, known, [one.rank for one in features], least),
         _standard(spread / RANK_UNIT, known, [one.spread for one in features], least),
-        Scores(strange / rows, np.array([[one.strange + STRANGE_TOLERANCE for one in features]] * len(rows))),
+        Scores(
+            strange / rows, np.tile([one.strange + _strange_tolerance(one, users) for one in features], (len(rows), 1))
+        ),
     ]
     return Scores.join(parts)
 
@@ -112,6 +118,10 @@ def unit_of(between: float | Floats, within: float | Floats, rows: Ints) -> Floa
         return np.maximum(_REACH * np.sqrt(np.square(between) + np.square(within) / rows), _LEAST_UNIT)
 
 
+def _strange_tolerance(one: FeatureReference, users: int) -> float:
+    return max(STRANGE_TOLERANCE, _UNSEEN / max(users, 1), _ERRORS * one.strange_error)
+
+
 def _standard(totals: Floats, rows: Ints, centres: Sequence[Centre | None], least: float | Floats) -> Scores:
     """totals (c, k) of `rows` rows → their means in units of what they may differ by; NaN without rows or a centre."""
     mean, between, within, error = (
@@ -121,4 +131,4 @@ def _standard(totals: Floats, rows: Ints, centres: Sequence[Centre | None], leas
     unit = unit_of(between, within, rows)
     with np.errstate(divide="ignore", invalid="ignore"):
         distance = np.clip((totals / rows - mean) / unit, -1.0, 1.0)
-        return Scores(np.asarray(distance), np.asarray((least + _ERRORS * error) / unit))
+        return Scores(np.asarray(distance), np.asarray(np.maximum(least + error, _ERRORS * error) / unit))
