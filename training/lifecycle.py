@@ -199,21 +199,20 @@ class Lifecycle:
             catalogue.change(self._settings, release.name, "start", by=BY, why="the lifecycle was resumed")
         if release.state.status == "stopped":
             return self._stopped_from_outside(release, step, run)
-        decision = self._decisions.latest(wanted)
-        report = decision.canary if decision is not None else None
-        if decision is None or report is None:
+        decided = self._decisions.of(wanted)
+        if decided is None or (report := decided.latest.canary) is None:
             words = f"the canary of version {run.version}: no decision on experiment {release.name} yet"
             return Waits(reason="canary", words=words)
         if report.place.state == "rolled-back":
             return self._of(
-                RolledBack, run, step, "canary", version=run.version, to=run.against, reasons=decision.reasons
+                RolledBack, run, step, "canary", version=run.version, to=run.against, reasons=decided.moved.reasons
             )
         share = 100 if report.place.state == "promoted" else min(report.share, 99)
         if share <= run.share:
-            return Waits(reason="canary", words=f"experiment {release.name}: {' '.join(decision.reasons[:2])}")
+            return Waits(reason="canary", words=f"experiment {release.name}: {' '.join(decided.latest.reasons[:2])}")
         return self._of(
             CanaryAdvanced, run, step, f"canary {share}", version=run.version, share=share,
-            experiment=release.name, decision=decision.version,
+            experiment=release.name, decision=decided.moved.version,
         )  # fmt: skip
 
     def _stopped_from_outside(self, release: Experiment, step: Step, run: Attempt) -> LifecycleEvent:

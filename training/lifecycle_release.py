@@ -18,28 +18,43 @@ from sluice.settings import Settings
 from sluice.subscription import Subscription
 from training.lifecycle_plan import CANDIDATE, CONTROL, Plan, ShadowRule
 
-__all__ = ["BY", "Decisions", "ShadowVerdict", "hold", "judge_shadow", "stop_others"]
+__all__ = ["BY", "Decided", "Decisions", "ShadowVerdict", "hold", "judge_shadow", "stop_others"]
 
 BY = "sluice lifecycle"
 
 
+class Decided(NamedTuple):
+    """Of one experiment."""
+
+    latest: DecisionMade
+    moved: DecisionMade
+    """The last one that moved its canary, and says why; the latest where none did"""
+
+
 class Decisions:
-    """The latest decision of every experiment that was asked for."""
+    """What was decided of every experiment that was asked for."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._read: dict[str, Subscription[DecisionMade]] = {}
-        self._latest: dict[str, DecisionMade] = {}
+        self._found: dict[str, Decided] = {}
 
-    def latest(self, experiment: Experiment) -> DecisionMade | None:
+    def of(self, experiment: Experiment) -> Decided | None:
         """Of the experiment as it is configured: what was decided of another one of its name is no decision of it."""
         name = experiment.name
         if name not in self._read:
             self._read[name] = Subscription(DECISIONS, experiment=name, from_start=True, settings=self._settings)
+        wanted = config_hash(experiment)
         for decision in self._read[name].poll(0.2):
-            self._latest[name] = decision
-        found = self._latest.get(name)
-        return found if found is not None and found.config_hash == config_hash(experiment) else None
+            if decision.config_hash == wanted:
+                before = self._found.get(name)
+                move = decision.canary.move if decision.canary is not None else None
+                told = move is not None and move.because != "evidence"
+                self._found[name] = Decided(decision, decision if told or before is None else before.moved)
+            else:
+                self._found.pop(name, None)
+        found = self._found.get(name)
+        return found if found is not None and found.latest.config_hash == wanted else None
 
     def close(self) -> None:
         for one in self._read.values():
