@@ -101,7 +101,7 @@ class Traffic:
         self._router.close()
 
 
-@pytest.mark.parametrize(("rate", "ends"), [pytest.param(0.6, Promoted, marks=pytest.mark.slow), (0.35, RolledBack)])
+@pytest.mark.parametrize(("rate", "ends"), [pytest.param(0.6, Promoted, marks=pytest.mark.slow), (0.3, RolledBack)])
 def test_what_users_do_decides(
     make_stack: Callable[..., Settings], mlflow_store: Callable[[Path], str], tmp_path: Path, wait_until: Wait,
     rate: float, ends: type[LifecycleEvent],
