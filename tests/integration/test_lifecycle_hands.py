@@ -80,6 +80,13 @@ def test_what_somebody_deleted_ends_the_attempt(stand: Stand, deleted: str, word
         assert status(stand) == "stopped"
 
 
+def test_a_version_without_a_verdict_is_not_released(stand: Stand) -> None:
+    stand.trained()  # and registered by somebody, not by a training of ours
+    ended = stand.turn()
+    assert isinstance(ended, Abandoned) and ended.reasons == ("version 2 carries no verdict of its model tests",)
+    assert stand.alias == "1"
+
+
 def test_an_alias_that_somebody_moved_after_the_promotion_is_left_there(stand: Stand, tmp_path: Path) -> None:
     gated(stand, QUICK)
     assert isinstance(stand.turn(QUICK), Promoted)
