@@ -62,6 +62,8 @@ class DriftView(Struct, frozen=True, kw_only=True):
     checked_ms: int
     rows: int
     drifted: bool
+    settling: str | None
+    """While it learns what is normal: how far that is, in words"""
     measures: tuple[MeasureView, ...]
     """Performance, then the worst features"""
 
@@ -173,13 +175,13 @@ class Lives:
         )  # fmt: skip
 
     def _drift_of(self, model: str, version: str) -> DriftView | None:
-        seen = self._drift.get(model, ())
+        seen = tuple(one for one in self._drift.get(model, ()) if not one.report.part)
         found = next((one for one in seen if one.report.version == version), seen[0] if seen and not version else None)
         return None if found is None else _drift(found)
 
 
 def _drift(seen: DriftSeen) -> DriftView:
-    report = seen.report
+    report, settling = seen.report, seen.report.settling
     measures = [
         MeasureView(name=one.name, effect=one.effect, drifted=one.drifted) for one in report.performance.measures
     ]
@@ -187,6 +189,8 @@ def _drift(seen: DriftSeen) -> DriftView:
         MeasureView(name=one.name, effect=one.effect, drifted=one.drifted) for one in report.features[:FEATURES]
     ]
     return DriftView(
-        version=report.version, checked_ms=seen.checked_ms, rows=report.window.rows, drifted=report.drifted,
-        measures=tuple(measures),
+        version=report.version, checked_ms=seen.checked_ms, drifted=report.drifted,
+        rows=report.window.rows if settling is None else settling.rows,
+        settling=None if settling is None else f"{settling.users:,} of {settling.needed:,} users",
+        measures=tuple(measures) if settling is None else (),
     )  # fmt: skip

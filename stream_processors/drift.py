@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import msgspec
 
@@ -16,19 +16,28 @@ from sluice.adapters.kafka import KafkaException, Message, Producer, consumer, e
 from sluice.adapters.metrics import Reading
 from sluice.adapters.mlflow import ModelRef, ModelVersion, Registry
 from sluice.adapters.reader import read_range
-from sluice.domain.drift import DriftOptions, DriftReport, Monitor, PerformanceMeasure
+from sluice.domain.drift import (
+    DriftOptions,
+    DriftReport,
+    Monitor,
+    PerformanceMeasure,
+    SettlingMonitor,
+    monitor_of,
+)
 from sluice.domain.events import OutcomeObserved, TimeMs, clicks_decoder, decoded
 from sluice.domain.lifecycle import event_id
-from sluice.domain.lifecycle_events import DriftDetected
+from sluice.domain.lifecycle_events import Breach, DriftDetected
 from sluice.domain.rankings import SlateRanked
 from sluice.errors import LogTruncated, ModelUnusable, TransportError
 from sluice.names import CLICKS, LIFECYCLE, RANKINGS
 from sluice.settings import Settings
-from stream_processors.drift_join import Joiner
+from stream_processors.drift_join import WHOLE, Joiner, Part
 
-__all__ = ["DriftWatch", "Following", "detected", "latest_served", "publish"]
+__all__ = ["DriftWatch", "Following", "Told", "detected", "latest_served", "publish", "said_of"]
 
 log = logging.getLogger(__name__)
+
+Told: TypeAlias = DriftDetected | Breach
 
 
 class _Head(msgspec.Struct, tag_field="type", tag="ranking", gc=False):
@@ -46,29 +55,32 @@ _rankings = msgspec.json.Decoder(SlateRanked)
 
 class _Watched(NamedTuple):
     joiner: Joiner
-    monitor: Monitor
+    monitor: Monitor | SettlingMonitor
 
 
 class DriftWatch:
-    """The monitor of one version, and how far it has read."""
+    """The monitor of one version, or of a part of what it shows, and how far it has read."""
 
-    def __init__(self, settings: Settings, registry: Registry, version: ModelVersion, options: DriftOptions) -> None:
+    def __init__(
+        self, settings: Settings, registry: Registry, version: ModelVersion, options: DriftOptions, part: Part = WHOLE
+    ) -> None:
         """Raises ModelUnusable when no reference was logged with the version, TransportError."""
         reference = registry.reference(version)
-        self._settings, self.version = settings, version
+        self._settings, self.version, self._part = settings, version, part
         self._watched = _Watched(
             Joiner(
                 reference, version.name, version.version, window_ms=settings.window_ms,
-                lateness_ms=settings.lateness_ms, drift_window_ms=options.window_ms,
+                lateness_ms=settings.lateness_ms, drift_window_ms=options.window_ms, part=part,
             ),
-            Monitor(reference, version.name, version.version, options),
+            # A variant gets a share by chance, so its users are like all; a segment differs by what it is.
+            monitor_of(reference, version.name, version.version, options, of_part=bool(part.segment)),
         )  # fmt: skip
         self._next: dict[tuple[str, int], int] = {}
         self.malformed = 0
         self.records = 0
         """That were read"""
         self.checked_s = 0.0
-        self.report = self._watched.monitor.report()
+        self.report = self._named(self._watched.monitor.report())
 
     def advance(self, go_on: Callable[[], bool] = lambda: True) -> DriftReport:
         """Read what the log holds now. Raises TransportError.
@@ -92,7 +104,7 @@ class DriftWatch:
         for outcomes in joiner.outcomes():
             monitor.take_outcomes(outcomes)
             go_on()
-        self.report = monitor.close_until(joiner.rows_ms, joiner.outcomes_ms)
+        self.report = self._named(monitor.close_until(joiner.rows_ms, joiner.outcomes_ms))
         self.checked_s = time.time()
         if joiner.foreign:
             log.warning("%s: %d rankings have features of other columns", self.version, joiner.foreign)
@@ -101,13 +113,17 @@ class DriftWatch:
 
     def readings(self) -> Reading:
         """For `/metrics`, on any thread."""
-        report, labels = self.report, (self.version.name, self.version.version)
+        report, labels = self.report, (self.version.name, self.version.version, self._part.name)
         yield "sluice_drift_drifted", labels, float(report.drifted)
+        yield "sluice_drift_settling", labels, float(report.settling is not None)
         for one in report.features:
             if one.effect is not None:
                 yield "sluice_drift_effect", (*labels, one.name), one.effect
         if self.checked_s:
             yield "sluice_drift_checked_timestamp_seconds", labels, self.checked_s
+
+    def _named(self, report: DriftReport) -> DriftReport:
+        return msgspec.structs.replace(report, part=self._part.name)
 
     def _batches(self, topic: str, marks: dict[int, tuple[int, int]]) -> Iterator[tuple[int, list[Message]]]:
         for partition, (low, high) in marks.items():
@@ -143,27 +159,27 @@ class DriftWatch:
 class Following:
     """The version that an alias points to, whichever that is, and what of its drift is published."""
 
-    def __init__(self, settings: Settings, registry: Registry, ref: ModelRef, options: DriftOptions) -> None:
+    def __init__(
+        self, settings: Settings, registry: Registry, ref: ModelRef, options: DriftOptions, part: Part = WHOLE
+    ) -> None:
         """Raises as `DriftWatch`."""
-        self._settings, self._registry, self._ref, self._options = settings, registry, ref, options
-        self.watch = DriftWatch(settings, registry, registry.resolve(ref), options)
+        self._settings, self._registry, self._ref, self._options, self._part = settings, registry, ref, options, part
+        self.watch = DriftWatch(settings, registry, registry.resolve(ref), options, part)
         self._told: set[str] = set()
         self._without = ""
         """Version that the alias points to and that has no reference"""
 
-    def advance(
-        self, now_ms: int, go_on: Callable[[], bool] = lambda: True
-    ) -> tuple[DriftReport, DriftDetected | None]:
-        """The report, and the event that is to be published of it. go_on: as of `DriftWatch`. Raises TransportError.
+    def advance(self, now_ms: int, go_on: Callable[[], bool] = lambda: True) -> tuple[DriftReport, list[Told]]:
+        """The report, and the events that are to be published of it. go_on: as of `DriftWatch`. Raises TransportError.
 
-        Drift is published when it is seen, and once more when the version is seen to do worse than before.
+        Of a part nothing is published: the life of a model is of all that it shows.
         """
         self._follow()
         report = self.watch.advance(go_on)
-        event = detected(report, self._ref.alias, now_ms)
-        return report, None if event is None or event.id in self._told else event
+        events = [] if report.part else detected(report, self._ref.alias, now_ms)
+        return report, [event for event in events if event.id not in self._told]
 
-    def published(self, event: DriftDetected) -> None:
+    def published(self, event: Told) -> None:
         """It need not be published again."""
         self._told.add(event.id)
 
@@ -176,7 +192,7 @@ class Following:
         if version.version in (self.watch.version.version, self._without):
             return
         try:
-            self.watch = DriftWatch(self._settings, self._registry, version, self._options)
+            self.watch = DriftWatch(self._settings, self._registry, version, self._options, self._part)
         except ModelUnusable as error:
             self._without = version.version
             log.warning("%s: its drift is not watched", error)
@@ -197,23 +213,36 @@ def latest_served(settings: Settings) -> tuple[str, str] | None:
     return found
 
 
-def detected(report: DriftReport, alias: str, at_ms: int) -> DriftDetected | None:
-    """What is published of a report; None while nothing drifted. The same drift has the same id, whoever says it."""
+def detected(report: DriftReport, alias: str, at_ms: int) -> list[Told]:
+    """What is published of a report; nothing while nothing drifted. The same has the same id, whoever says it.
+
+    Drift of a version is one event. When the version is seen to do worse only later, a breach says that: it takes back
+    a version that was promoted lately, and asks for no other training.
+    """
     if report.since_ms is None or report.began_ms is None:
-        return None
+        return []
     features = tuple(one.name for one in report.features if one.drifted)
     measures = {one.name: one.effect for one in report.features if one.drifted and one.effect is not None}
     performance = [one for one in report.performance.measures if one.drifted and one.value is not None]
-    measures |= {one.name: one.value for one in performance if one.value is not None}
+    values = {one.name: one.value for one in performance if one.value is not None}
     reasons = [f"{one.name}: {one.value:.3f} instead of {one.expected:.3f}" for one in performance]
-    reasons += [f"{name} is not what it was" for name in features[:10]]
-    worse = any(map(_is_worse, performance))
-    return DriftDetected(
-        id=event_id("drift", report.model, report.version, report.since_ms, *(["worse"] if worse else [])),
-        model=report.model, alias=alias, at_ms=at_ms, version=report.version, since_ms=report.began_ms,
-        until_ms=report.since_ms, features=features, performance=report.performance.drifted, worse=worse,
-        measures=measures, reasons=tuple(reasons),
-    )  # fmt: skip
+    worse = [one.since_ms for one in performance if _is_worse(one)]
+    found: list[Told] = [
+        DriftDetected(
+            id=event_id("drift", report.model, report.version, report.since_ms), model=report.model, alias=alias,
+            at_ms=at_ms, version=report.version, since_ms=report.began_ms, until_ms=report.since_ms, features=features,
+            performance=report.performance.drifted, worse=report.since_ms in worse, measures=measures | values,
+            reasons=(*reasons, *(f"{name} is not what it was" for name in features[:10])),
+        )
+    ]  # fmt: skip
+    if worse and report.since_ms not in worse:
+        found.append(
+            Breach(
+                id=event_id("worse", report.model, report.version, report.since_ms), model=report.model, alias=alias,
+                at_ms=at_ms, cause=found[0].id, version=report.version, reason="; ".join(reasons), measures=values,
+            )
+        )  # fmt: skip
+    return found
 
 
 def _is_worse(one: PerformanceMeasure) -> bool:
@@ -222,7 +251,14 @@ def _is_worse(one: PerformanceMeasure) -> bool:
     return one.value > one.expected if one.name == "log_loss" else one.value < one.expected
 
 
-def publish(client: Producer, event: DriftDetected) -> None:
+def said_of(event: Told) -> str:
+    """In words, for a log"""
+    if isinstance(event, DriftDetected):
+        return f"has drifted: {'; '.join(event.reasons)}"
+    return f"does worse than it let expect: {event.reason}"
+
+
+def publish(client: Producer, event: Told) -> None:
     """Raises TransportError unless the broker has it."""
     failed: list[str] = []
     client.produce(

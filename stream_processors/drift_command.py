@@ -19,7 +19,8 @@ from sluice.adapters.exporter import exporting
 from sluice.adapters.kafka import KafkaException, producer, wait_for_broker
 from sluice.adapters.metrics import Metrics
 from sluice.console.options import metrics_port_option
-from sluice.domain.drift import DriftOptions, DriftReport
+from sluice.domain.drift import LEAST_USERS, DriftOptions, DriftReport, SettlingSeen
+from sluice.domain.segments import parse_segment
 from sluice.errors import ConfigError, ModelUnusable, TransportError
 from sluice.names import Keys
 from sluice.pages.files import check_place, write_whole
@@ -51,27 +52,42 @@ _SHOWN = 15
 )  # fmt: skip
 @click.option("--features", type=click.IntRange(1), default=30, show_default=True, help="To watch, by importance.")
 @click.option(
+    "--settle", type=click.IntRange(LEAST_USERS), default=DriftOptions().settle_users, show_default=True,
+    metavar="USERS", help="Of whom the reference is made, where that of the training does not hold.",
+)  # fmt: skip
+@click.option("--variant", default="", metavar="NAME", help="Only what this variant showed.")
+@click.option("--segment", default="", metavar="KEY=VALUE", help="Only requests of this segment, as history=new.")
+@click.option(
     "--report", "page", type=click.Path(path_type=Path), metavar="FILE", help="Also write it as one HTML file.",
 )  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="One JSON object; with --follow one a line whenever it changes.")
 @metrics_port_option
 def drift(
-    model: str | None, follow: bool, every: float, alpha: float, window_h: float, features: int, page: Path | None,
-    as_json: bool, metrics_port: int | None,
+    model: str | None, follow: bool, every: float, alpha: float, window_h: float, features: int, settle: int,
+    variant: str, segment: str, page: Path | None, as_json: bool, metrics_port: int | None,
 ) -> None:  # fmt: skip
     """Whether the world, or a model, is not what it was when the model was trained.
 
     \b
     sluice drift movielens_ctr_ab@PolicyB --report drift.html
     sluice drift movielens_ctr_ab/3 --follow
+    sluice drift movielens_ctr_ab@PolicyB --segment history=new
 
     MODEL is NAME@ALIAS, followed when it moves, or NAME/VERSION; by default the version that ranked last. It is
     compared with the reference that was logged when it was trained. Experiments log what they show with
     `rankings: true`. With --follow, an alias that is not there yet is waited for.
+
+    A version that was trained from the log, and every segment, is compared with its own beginnings: it settles until
+    enough users were seen. Of a variant or segment --follow reports, and publishes nothing: the life of a model is of
+    all that it shows.
     """
     from sluice.adapters.mlflow import Registry, parse_model_uri
     from stream_processors.drift import DriftWatch, Following, latest_served
+    from stream_processors.drift_join import Part
 
+    if segment and parse_segment(f"all@{segment}") is None:
+        raise ConfigError(f"--segment {segment}: KEY=VALUE is wanted, as history=new")
+    part = Part(variant, segment)
     settings = Settings.load()
     if page is not None:
         if follow:
@@ -87,9 +103,10 @@ def drift(
         model = "/".join(served)
     ref = parse_model_uri(f"models:/{model.removeprefix('models:/')}")
     registry = Registry(settings)
-    options = DriftOptions(alpha=alpha, window_ms=max(round(window_h * 3_600_000), 1), features=features)
+    window_ms = max(round(window_h * 3_600_000), 1)
+    options = DriftOptions(alpha=alpha, window_ms=window_ms, features=features, settle_users=settle)
     if not follow:
-        report = DriftWatch(settings, registry, registry.resolve(ref), options).advance()
+        report = DriftWatch(settings, registry, registry.resolve(ref), options, part).advance()
         _print(report, as_json)
         if page is not None:
             from stream_processors.drift_page import drift_page
@@ -101,7 +118,7 @@ def drift(
     metrics = Metrics("drift")
     with exporting(metrics, settings, metrics_port):
         try:
-            _follow(settings, lambda: Following(settings, registry, ref, options), metrics, every, as_json)
+            _follow(settings, lambda: Following(settings, registry, ref, options, part), metrics, every, as_json)
         finally:
             metrics.stop_reading()
 
@@ -113,7 +130,7 @@ def _follow(
     from sluice.adapters.drift import DriftBoard
     from sluice.adapters.redis import connect
     from sluice.domain.api_drift import DriftSeen
-    from stream_processors.drift import publish
+    from stream_processors.drift import publish, said_of
     from stream_processors.drift_pace import Pace
 
     os.nice(NICE)
@@ -129,11 +146,11 @@ def _follow(
         try:
             now_ms = time.time_ns() // 1_000_000
             following = following or begin()
-            report, event = following.advance(now_ms, pace)
-            if event is not None:
+            report, events = following.advance(now_ms, pace)
+            for event in events:
                 publish(client, event)
                 following.published(event)
-                log.warning("%s has drifted: %s", following.watch.version, "; ".join(event.reasons))
+                log.warning("%s: %s", following.watch.version, said_of(event))
             if as_json and report != before:
                 click.echo(msgspec.json.encode(report).decode())
             before = report
@@ -156,8 +173,14 @@ def _print(report: DriftReport, as_json: bool) -> None:
 
     console = Console(highlight=False)
     window, performance = report.window, report.performance
+    subject = f"[bold]{report.model} version {report.version}[/bold]" + (f" ({report.part})" if report.part else "")
+    if report.settling is not None:
+        console.print(f"{subject} is {_settling(report.settling)}")
+        return
     state = "has drifted" if report.drifted else "has not drifted"
-    console.print(f"[bold]{report.model} version {report.version}[/bold] {state} (false alarms: {report.alpha:g})")
+    console.print(f"{subject} {state} (false alarms: {report.alpha:g})")
+    if report.settled_ms is not None:
+        console.print(f"compared with what it showed itself until {_day(report.settled_ms)}")
     if not window.number:
         console.print("no window of rankings is complete yet")
         return
@@ -179,6 +202,13 @@ def _print(report: DriftReport, as_json: bool) -> None:
             f"{measure.name.replace('_', ' ')}: {_told(measure.value, '.3f')} instead of {measure.expected:.3f} "
             f"(p {measure.p_value:.2g}){since}"
         )
+
+
+def _settling(seen: SettlingSeen) -> str:
+    if not seen.rows:
+        return f"settling: nothing that it showed is known yet; what is normal takes {seen.needed:,} users"
+    enough = ", until the window ends" if seen.users >= seen.needed else ""
+    return f"settling: {seen.users:,} of {seen.needed:,} users{enough}, {seen.rows:,} rows since {_day(seen.since_ms)}"
 
 
 def _told(value: float | None, form: str) -> str:

@@ -18,10 +18,30 @@ from sluice.domain.rankings import SlateRanked, columns_digest, have_columns, un
 from sluice.features import VERSION
 from stream_processors.drift_sample import MOST_USERS, UserSample, zeros_of
 
-__all__ = ["Joiner"]
+__all__ = ["WHOLE", "Joiner", "Part"]
 
 _CHUNK = 8192
 """Rows that are handed over at a time: what is made of them fits into a processor's cache"""
+
+
+class Part(NamedTuple):
+    """What of a version's rankings is watched."""
+
+    variant: str = ""
+    """Only what this variant showed; empty: any"""
+    segment: str = ""
+    """Only requests of this segment, as `history=new`; empty: all"""
+
+    def holds(self, slate: SlateRanked) -> bool:
+        return self.variant in ("", slate.variant) and (not self.segment or self.segment in slate.segments)
+
+    @property
+    def name(self) -> str:
+        """As a report calls it; empty for the whole"""
+        return " ".join([*([f"variant={self.variant}"] if self.variant else []), *filter(None, [self.segment])])
+
+
+WHOLE = Part()
 
 
 class _Shown(NamedTuple):
@@ -39,10 +59,10 @@ class Joiner:
 
     def __init__(
         self, reference: Reference, model: str, version: str, *, window_ms: int, lateness_ms: int,
-        drift_window_ms: int, outcome: str = "click", most_users: int = MOST_USERS,
+        drift_window_ms: int, part: Part = WHOLE, outcome: str = "click", most_users: int = MOST_USERS,
     ) -> None:  # fmt: skip
         """window_ms: for attribution. most_users: of a drift window; of more than that a sample is taken."""
-        self._model, self._version, self._outcome = model, version, outcome
+        self._model, self._version, self._part, self._outcome = model, version, part, outcome
         self._width, self._columns = len(reference.columns), columns_digest(reference.columns)
         self._window_ms, self._lateness_ms, self._drift_window_ms = window_ms, lateness_ms, drift_window_ms
         self._sample = UserSample(drift_window_ms, most_users)
@@ -70,7 +90,8 @@ class Joiner:
 
     def ranking(self, partition: int, slate: SlateRanked) -> None:
         self._mark(partition, slate.at_ms)
-        if (slate.model, slate.model_version) != (self._model, self._version) or slate.random:
+        mine = (slate.model, slate.model_version) == (self._model, self._version) and self._part.holds(slate)
+        if not mine or slate.random:
             return
         fits = slate.features_version == VERSION and slate.columns in ("", self._columns)
         if not fits or not have_columns(slate.items, self._width):

@@ -40,18 +40,36 @@ def drift_page(report: DriftReport) -> str:
     ]
     values = {
         "report": report,
-        "title": f"{report.model} version {report.version} {'has' if report.drifted else 'has not'} drifted",
+        "title": _title(report),
+        "yardstick": "at training" if report.settled_ms is None else f"until {_day(report.settled_ms)}",
         "lead": _lead(report, drifted),
         "pictures": pictures,
         "drifted": drifted,
         "measures": [(_MEASURES[one.name], one) for one in report.performance.measures],
         "loses": [_MEASURES[one.name] for one in report.performance.measures if one.drifted],
-        "command": shlex.join(["sluice", "drift", f"{report.model}/{report.version}", "--json"]),
+        "command": shlex.join(["sluice", "drift", f"{report.model}/{report.version}", *_options(report), "--json"]),
     }
     return render(TEMPLATE, values, {"day": _day, "figure": _figure, "p": _p, "share": _share})
 
 
+def _title(report: DriftReport) -> str:
+    part = f" ({report.part})" if report.part else ""
+    state = "settles" if report.settling else "has drifted" if report.drifted else "has not drifted"
+    return f"{report.model} version {report.version}{part} {state}"
+
+
+def _options(report: DriftReport) -> list[str]:
+    """By which the same part is looked at again."""
+    names = [name for name in report.part.split(" ") if name]
+    return [f"--{name}" if name.startswith("variant=") else f"--segment={name}" for name in names]
+
+
 def _lead(report: DriftReport, drifted: Sequence[FeatureDrift]) -> list[str]:
+    if (seen := report.settling) is not None:
+        return [
+            "It settles: what is normal is learned from what the version itself shows.",
+            f"So far {seen.rows:,} rows of {seen.users:,} users; {seen.needed:,} users are needed.",
+        ]
     if not report.window.number:
         return ["No window of rankings is complete yet: nothing can be said."]
     if report.since_ms is None or report.began_ms is None:

@@ -14,20 +14,20 @@ from sluice.names import Keys
 __all__ = ["KEPT", "DriftBoard"]
 
 KEPT = 32
-"""Versions of models: whatever was looked at longest ago makes room"""
+"""Versions of models, and parts of them: whatever was looked at longest ago makes room"""
 
 _decoder = msgspec.json.Decoder(DriftSeen)
 
 
 class DriftBoard:
-    """The latest report of each version: one hash, its fields `NAME/VERSION`."""
+    """The latest report of each version and part: one hash, its fields `NAME/VERSION` or `NAME/VERSION PART`."""
 
     def __init__(self, client: redis.Redis, keys: Keys) -> None:
         self._client, self._key = client, keys.drift
 
     def put(self, seen: DriftSeen) -> None:
         """Raises TransportError when Redis is away."""
-        field = f"{seen.report.model}/{seen.report.version}"
+        field = " ".join(filter(None, [f"{seen.report.model}/{seen.report.version}", seen.report.part]))
         try:
             self._client.hset(self._key, field, msgspec.json.encode(seen))
             if self._client.hlen(self._key) > KEPT:

@@ -274,15 +274,20 @@ _SHOWING = {
         "events", (), "Events that viewers were too slow for; newer ones replaced them", "dashboard"
     ),
 }
+# part: `variant=…`, a segment, or both; empty for all that the version shows.
+_WATCHED = ("model", "version", "part")
 _DRIFTING = {
     "sluice_drift_drifted": _gauge(
-        "", ("model", "version"), "1 while a feature or the scores of this model version have drifted", "drift"
+        "", _WATCHED, "1 while a feature or the scores of this model version have drifted", "drift"
+    ),
+    "sluice_drift_settling": _gauge(
+        "", _WATCHED, "1 while it still learns what is normal, from what this version itself shows", "drift"
     ),
     "sluice_drift_effect": _gauge(
-        "", ("model", "version", "feature"), "Effect size of the drift of a feature, or of the `score`", "drift"
+        "", (*_WATCHED, "feature"), "Effect size of the drift of a feature, or of the `score`", "drift"
     ),
     "sluice_drift_checked_timestamp_seconds": _gauge(
-        "seconds", ("model", "version"), "When this model version was last looked at, since 1970", "drift"
+        "seconds", _WATCHED, "When this model version was last looked at, since 1970", "drift"
     ),
 }
 _RELEASING = {

@@ -27,6 +27,7 @@ from sluice.domain.drift import (
     Rows,
     make_reference,
 )
+from sluice.domain.lifecycle_events import Breach, DriftDetected
 from sluice.features import make_catalogue
 from sluice.settings import Settings
 from stream_processors.drift import Following, detected
@@ -88,7 +89,7 @@ def test_a_monitor_that_follows_waits_for_the_first_model(
         add_reference(tmp_path / "2")
         client.set_registered_model_alias(NAME, "PolicyA", "2")
         wait_until(service.ready, 60, "it watches")
-        assert f'sluice_drift_drifted{{model="{NAME}",version="2"}} 0.0' in service.get("/metrics")[1]
+        assert f'sluice_drift_drifted{{model="{NAME}",part="",version="2"}} 0.0' in service.get("/metrics")[1]
         assert service.says("drift is not watched") == 2  # each reason once
         client.delete_registered_model_alias(NAME, "PolicyA")
         wait_until(lambda: service.get("/ready")[0] == 503, 60, "it says that there is nothing to follow any more")
@@ -113,8 +114,22 @@ def test_fewer_clicks_and_more_log_loss_are_for_the_worse(name: str, value: floa
     measure = PerformanceMeasure(
         name=name, value=value, expected=0.5, effect=0.1, p_value=0.001, drifted=True, since_ms=9, began_ms=5
     )
-    event = detected(report(measure), "PolicyA", 10)
-    calm = detected(report(msgspec.structs.replace(measure, drifted=False)), "PolicyA", 10)
-    assert event is not None and calm is not None
+    (event,) = detected(report(measure), "PolicyA", 10)
+    (calm,) = detected(report(msgspec.structs.replace(measure, drifted=False)), "PolicyA", 10)
+    assert isinstance(event, DriftDetected) and isinstance(calm, DriftDetected)
     assert (event.worse, calm.worse, event.performance) == (worse, False, True)
-    assert (event.id == calm.id) is not worse  # drift that gets worse is an event of its own
+    assert event.id == calm.id  # one drift is one event
+
+
+def test_drift_that_gets_worse_later_is_a_breach_and_no_other_drift() -> None:
+    measure = PerformanceMeasure(
+        name="click_rate", value=0.4, expected=0.5, effect=0.1, p_value=0.001, drifted=True, since_ms=12, began_ms=5
+    )
+    drifted, breach = detected(report(measure), "PolicyA", 10)
+    assert isinstance(drifted, DriftDetected) and isinstance(breach, Breach)
+    assert not drifted.worse, "when it was seen it did no worse"
+    assert (breach.version, breach.cause, breach.measures) == ("1", drifted.id, {"click_rate": 0.4})
+    assert breach.reason == "click_rate: 0.400 instead of 0.500" and breach.id != drifted.id
+    assert [one.id for one in detected(report(measure), "PolicyA", 99)] == [drifted.id, breach.id]
+    better = msgspec.structs.replace(measure, value=0.6)
+    assert len(detected(report(better), "PolicyA", 10)) == 1

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -22,7 +23,7 @@ from sluice.adapters.reader import TopicReader
 from sluice.domain.drift import DRIFT_FILE, DriftOptions
 from sluice.domain.events import OutcomeObserved, clicks_decoder
 from sluice.domain.experiment import Experiment, Variant
-from sluice.domain.lifecycle_events import LifecycleEvent
+from sluice.domain.lifecycle_events import DriftDetected, LifecycleEvent
 from sluice.domain.rankings import SlateRanked
 from sluice.errors import ConfigError, ModelUnusable
 from sluice.settings import Settings
@@ -36,6 +37,7 @@ from training.texts import read_texts
 EXPERIMENT = Experiment(
     name="logged",
     rankings=True,
+    segments=("history",),
     variants=(Variant(name="random", share=30), Variant(name="PolicyA", ranker=f"models:/{NAME}@PolicyA", share=70)),
 )
 HOUR = 3_600_000
@@ -116,13 +118,33 @@ def test_the_command_prints_one_object(log: Settings) -> None:
             CliRunner().invoke(drift, [wrong], catch_exceptions=False, standalone_mode=False)
 
 
+def test_parts_are_watched_apart_and_a_segment_settles(log: Settings) -> None:
+    def asked(*more: str) -> dict[str, Any]:
+        found = CliRunner().invoke(drift, [f"{NAME}@PolicyA", "--window", "1", *more, "--json"], catch_exceptions=False)
+        return msgspec.json.decode(found.stdout)
+
+    whole, all_of_it = asked(), asked("--variant", "PolicyA")
+    assert (whole["part"], all_of_it["part"]) == ("", "variant=PolicyA")
+    assert whole["features"] == all_of_it["features"], "only this variant ranks by the model"
+    assert asked("--variant", "random")["window"]["number"] == 0
+    new, old = asked("--segment", "history=new"), asked("--segment", "history=returning", "--settle", "20")
+    assert new["settling"]["needed"] == 100 and new["settling"]["users"] > 0 and not new["drifted"]
+    assert new["window"]["number"] == 0
+    assert old["settling"] is None and old["settled_ms"] is not None
+    assert 0 < old["window"]["rows"] < whole["window"]["rows"] * whole["window"]["number"]
+    shown = CliRunner().invoke(drift, [f"{NAME}@PolicyA", "--window", "1", "--segment", "history=new"]).stdout
+    assert "(history=new) is settling:" in shown and "of 100 users" in shown
+    with pytest.raises(ConfigError, match="KEY=VALUE is wanted"):
+        CliRunner().invoke(drift, ["--segment", "new"], catch_exceptions=False, standalone_mode=False)
+
+
 def test_drift_is_published_once_with_an_id_of_its_own(log: Settings) -> None:
     registry = Registry(log)
     watch = DriftWatch(log, registry, registry.resolve(ModelRef(NAME, version="1")), DriftOptions(window_ms=HOUR))
     report = watch.advance()
-    assert detected(msgspec.structs.replace(report, since_ms=None, began_ms=None), "PolicyA", 5) is None
-    event, again = detected(report, "PolicyA", 5), detected(watch.advance(), "PolicyA", 6)
-    assert event is not None and again is not None and event.id == again.id
+    assert detected(msgspec.structs.replace(report, since_ms=None, began_ms=None), "PolicyA", 5) == []
+    event, again = detected(report, "PolicyA", 5)[0], detected(watch.advance(), "PolicyA", 6)[0]
+    assert isinstance(event, DriftDetected) and event.id == again.id
     assert event.since_ms < event.until_ms and "slate_taste" in event.features
     publish(producer(log), event)
     with TopicReader(log, "lifecycle", from_start=True) as reader:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from http_service import Running, Servers, serving
+from msgspec.structs import replace
 from registered_models import NAME, likes, register
 
 from sluice.adapters.drift import KEPT, DriftBoard
@@ -112,10 +113,13 @@ def test_what_monitors_said_last_is_told_the_latest_first(api: Running, servers:
         client.hset(Keys(servers.settings.prefix).drift, "of/0", b"{}")
         for number in range(1, KEPT + 3):
             board.put(DriftSeen(checked_ms=number, report=check(reference, rows, "m", str(number))))
-        board.put(DriftSeen(checked_ms=99, report=check(reference, rows, "other", "1")))
+        other = check(reference, rows, "other", "1")
+        board.put(DriftSeen(checked_ms=99, report=other))
+        board.put(DriftSeen(checked_ms=98, report=replace(other, part="history=new")))
     told: Any = api.get("/drift").json()["drift"]
-    assert [one["report"]["version"] for one in told] == ["1", *(str(n) for n in range(KEPT + 2, 3, -1))]
-    assert [one["checked_ms"] for one in api.get("/drift?model=other").json()["drift"]] == [99]
+    assert [one["report"]["version"] for one in told] == ["1", "1", *(str(n) for n in range(KEPT + 2, 4, -1))]
+    seen: Any = api.get("/drift?model=other").json()["drift"]
+    assert [(one["checked_ms"], one["report"]["part"]) for one in seen] == [(99, ""), (98, "history=new")]
     assert api.get("/drift?model=none").json() == {"drift": []}
     # A reader that asks while Redis is away is told so; the service lives.
     servers.freeze("redis")

@@ -8,9 +8,11 @@ from typing import Any
 import msgspec
 import pytest
 from lives_told import drift_seen
+from msgspec.structs import replace
 
 from dashboard.life_words import told
 from dashboard.lives import MAX_LIVES, REASON, SHOWN, Lives
+from sluice.domain.drift import SettlingSeen
 from sluice.domain.lifecycle_events import (
     CanaryAdvanced,
     DriftDetected,
@@ -106,3 +108,13 @@ def test_drift_is_that_of_the_version_in_force() -> None:
     assert lives.see([]) == {"m"} and lives.views()[0].drift is None
     lives.forget_events()
     assert lives.views() == ()
+
+
+def test_drift_of_a_part_is_not_that_of_the_version_and_what_settles_says_so() -> None:
+    lives, seen = Lives(), drift_seen("m", "1")
+    part = replace(seen, report=replace(seen.report, part="history=new", drifted=True))
+    settling = SettlingSeen(users=23, needed=100, rows=310, since_ms=0)
+    lives.see([part, replace(seen, report=replace(seen.report, settling=settling))])
+    (life,) = lives.views()
+    assert life.drift is not None and not life.drift.drifted
+    assert (life.drift.settling, life.drift.rows, life.drift.measures) == ("23 of 100 users", 310, ())

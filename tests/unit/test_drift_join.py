@@ -11,7 +11,7 @@ from sluice.domain.drift import Outcomes, Reference, Rows, make_reference
 from sluice.domain.events import OutcomeObserved
 from sluice.domain.rankings import RankedItem, SlateRanked, columns_digest, pack_features
 from sluice.features import VERSION
-from stream_processors.drift_join import Joiner
+from stream_processors.drift_join import Joiner, Part
 from stream_processors.drift_sample import UserSample, zeros_of
 
 WINDOW, LATENESS = 100, 10
@@ -164,3 +164,25 @@ def test_clicks_wait_for_the_users_of_any_window_they_may_belong_to() -> None:
     assert not sample.keeps_any(100, 999, 0) and sample.keeps_any(100, 1000, 0)
     sample.forget(1000)
     assert sample.keeps(999, 0)
+
+
+@pytest.mark.parametrize(
+    ("part", "shown_at", "name"),
+    [
+        (Part(), [1, 2, 3, 4], ""),
+        (Part(variant="b"), [2, 4], "variant=b"),
+        (Part(segment="history=new"), [3, 4], "history=new"),
+        (Part("b", "history=new"), [4], "variant=b history=new"),
+        (Part(segment="history"), [], "history"),
+    ],
+)
+def test_a_part_is_what_its_variant_showed_to_its_segment(
+    reference: Reference, part: Part, shown_at: list[int], name: str
+) -> None:
+    joiner = Joiner(reference, "m", "1", window_ms=WINDOW, lateness_ms=LATENESS, drift_window_ms=1, part=part)
+    new = ("history=new",)
+    for at_ms, (variant, segments) in enumerate([("a", ()), ("b", ()), ("a", new), ("b", new)], 1):
+        joiner.ranking(0, ranking(at_ms, f"i{at_ms}", variant=variant, segments=segments))
+    joiner.time(0, 1000)
+    assert sorted(clicked(joiner)) == shown_at
+    assert part.name == name

@@ -9,7 +9,7 @@ import pytest
 from drift_pages import drift_report
 from msgspec.structs import replace
 
-from sluice.domain.drift import DriftReport
+from sluice.domain.drift import DriftReport, SettlingSeen
 from stream_processors.drift_charts import MOST_BARS, pooled
 from stream_processors.drift_page import MOST_PICTURES, drift_page
 
@@ -47,6 +47,16 @@ def test_without_drift_it_says_so_and_shows_what_moved_most() -> None:
 def test_before_the_first_window_there_is_nothing_to_show(report: DriftReport) -> None:
     page = drift_page(drift_report(shift=0.0, hours=0))
     assert "No window of rankings is complete yet" in page and "<svg" not in page
+
+
+def test_a_version_that_settles_says_how_far_it_is(report: DriftReport) -> None:
+    seen = SettlingSeen(users=23, needed=100, rows=310, since_ms=0)
+    page = drift_page(replace(drift_report(shift=0.0, hours=0), settling=seen, part="variant=b history=new"))
+    assert "(variant=b history=new) settles</h1>" in page and "310 rows of 23 users; 100 users are needed" in page
+    assert "--variant=b --segment=history=new --json" in page
+    assert "as it was" not in page and "<svg" not in page
+    settled = drift_page(replace(report, settled_ms=86_400_000))
+    assert "until 1970-01-02" in settled and "at training" not in settled
 
 
 def test_a_page_has_room_for_so_many_pictures(report: DriftReport) -> None:

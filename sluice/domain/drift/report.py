@@ -121,5 +121,7 @@ class DriftReport(Struct, frozen=True, kw_only=True):
     """With which window what was alarmed first most likely began"""
     settling: SettlingSeen | None = None
     """While it settles nothing is compared; null when it watches"""
+    part: str = ""
+    """Of what the version shows, as `variant=b history=new`; empty for all of it"""
     settled_ms: int | None = None
     """What was shown before is the reference; null when that of the training is"""

@@ -59,8 +59,10 @@ function Attempt({ life }) {
 
 function Drift({ drift, nowMs }) {
   if (drift === null) return null;
+  const [tone, state] = drift.settling !== null ? ["calm", "settling"] : drift.drifted ? ["warn", "drifted"] : ["ok", "no drift"];
   return html`<div class="drift">
-    <p><${Light} tone=${drift.drifted ? "warn" : "ok"}>${drift.drifted ? "drifted" : "no drift"}</${Light}>
+    <p title=${drift.settling !== null ? "what is normal is learned from what this version itself shows" : undefined}>
+      <${Light} tone=${tone}>${state}${drift.settling !== null && `: ${drift.settling}`}</${Light}>
       <span class="small muted num">version ${drift.version}, latest ${count(drift.rows)} rows, looked at ${ago(drift.checked_ms, nowMs)}</span></p>
     <ul class="drifts">
       ${drift.measures.map(
