@@ -129,6 +129,11 @@ class Subscription(Generic[E], Iterator[E]):
                 if not self._fill(_POLL_S):
                     raise StopIteration from None
 
+    @property
+    def caught_up(self) -> bool:
+        """Whether everything that the topic held when this was made has been read."""
+        return self._reader.caught_up
+
     def poll(self, timeout_s: float = 0.0) -> list[E]:
         """The events that arrived within `timeout_s`, perhaps none. Raises TransportError like iteration."""
         self._fill(timeout_s)

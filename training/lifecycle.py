@@ -19,10 +19,11 @@ from sluice.adapters.mlflow import ModelRef, ModelVersion, Registry
 from sluice.adapters.redis import connect
 from sluice.adapters.shadow import ShadowStore
 from sluice.domain.experiment import Experiment
-from sluice.domain.lifecycle import Attempt, LifecycleState, Step, event_id, next_step
+from sluice.domain.lifecycle import Attempt, LifecycleState, Step, event_id, is_warm, next_step
 from sluice.domain.lifecycle_events import (
     Abandoned,
     Aborted,
+    Breach,
     CanaryAdvanced,
     GatePassed,
     GateRefused,
@@ -43,6 +44,7 @@ from training.aliases import Aliases
 from training.lifecycle_journal import Journal
 from training.lifecycle_plan import Plan
 from training.lifecycle_release import BY, Decisions, hold, judge_shadow, stop_others
+from training.lifecycle_watch import complaint, witnesses
 from training.retrain import RESULT_TAG, Job, Result
 from training.retrain_process import retrain_apart
 from training.tracking import Tracking
@@ -53,6 +55,7 @@ log = logging.getLogger(__name__)
 
 Deed: TypeAlias = LifecycleEvent | Waits
 """What came of a step"""
+WATCH_EVERY_MS = 10_000
 OVERTAKEN = Waits(reason="overtaken", words="somebody else has changed it at this moment")
 
 
@@ -71,6 +74,7 @@ class Lifecycle:
         self._decisions = Decisions(settings)
         self._tidied: tuple[str, bool] | None = None
         self._held = ""
+        self._watched_ms = 0
         self._do: dict[str, Callable[[LifecycleState, Step, Attempt | None], Deed]] = {
             "request": self._request, "train": self._train, "judge": self._judge,
             "start-shadow": self._start_shadow, "judge-shadow": self._judge_shadow, "canary": self._canary,
@@ -85,10 +89,9 @@ class Lifecycle:
         state, now_ms = self._journal.poll(), self._clock_ms()
         self._tidy(state)
         step = next_step(state, now_ms, self._plan.policy, self._since_ms)
-        if step is None:
-            self._tell(waits(state, now_ms, self._plan.policy, self._since_ms))
-            return None
-        found = self._done(state, step)
+        found: Deed = self._breach(state, now_ms) or (
+            self._done(state, step) if step is not None else waits(state, now_ms, self._plan.policy, self._since_ms)
+        )
         if isinstance(found, Waits):
             self._tell(found)
             return None
@@ -101,6 +104,21 @@ class Lifecycle:
 
     def close(self) -> None:
         self._decisions.close()
+
+    def _breach(self, state: LifecycleState, now_ms: int) -> LifecycleEvent | None:
+        """While a version is warm: what experiments have against it, looked at now and then."""
+        warm = is_warm(state, now_ms, self._plan.policy) and state.breach is None and state.paused is None
+        if not warm or abs(now_ms - self._watched_ms) < WATCH_EVERY_MS:
+            return None
+        self._watched_ms = now_ms
+        serving = self._plan.serving
+        for one in witnesses(catalogue.load(self._settings).values(), serving, state.promoted_ms):
+            found = complaint(one, serving, self._decisions.of(one))
+            if found is not None:
+                about = self._about("breach", state.in_force, one.name, cause=f"{one.name}/{found.decision}")
+                if about["id"] not in state.seen:
+                    return _made(Breach, about, version=state.in_force, reason=found.reason)
+        return None
 
     def _done(self, state: LifecycleState, step: Step) -> Deed:
         run = state.running

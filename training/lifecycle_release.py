@@ -5,7 +5,8 @@ Libraries: confluent-kafka (through sluice.adapters).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from sluice.adapters import catalogue
@@ -13,6 +14,7 @@ from sluice.domain.events import DecisionMade
 from sluice.domain.experiment import Experiment, config_hash
 from sluice.domain.lifecycle_waits import Waits
 from sluice.domain.shadow import ShadowFigures
+from sluice.errors import TransportError
 from sluice.names import DECISIONS
 from sluice.settings import Settings
 from sluice.subscription import Subscription
@@ -21,6 +23,7 @@ from training.lifecycle_plan import CANDIDATE, CONTROL, Plan, ShadowRule
 __all__ = ["BY", "Decided", "Decisions", "ShadowVerdict", "hold", "judge_shadow", "stop_others"]
 
 BY = "sluice lifecycle"
+WAIT_S = 30.0
 
 
 class Decided(NamedTuple):
@@ -40,12 +43,15 @@ class Decisions:
         self._found: dict[str, Decided] = {}
 
     def of(self, experiment: Experiment) -> Decided | None:
-        """Of the experiment as it is configured: what was decided of another one of its name is no decision of it."""
+        """Of the experiment as it is configured: what was decided of another one of its name is no decision of it.
+
+        Raises TransportError when the topic cannot be read to its end.
+        """
         name = experiment.name
         if name not in self._read:
             self._read[name] = Subscription(DECISIONS, experiment=name, from_start=True, settings=self._settings)
         wanted = config_hash(experiment)
-        for decision in self._read[name].poll(0.2):
+        for decision in self._new(self._read[name]):
             if decision.config_hash == wanted:
                 before = self._found.get(name)
                 move = decision.canary.move if decision.canary is not None else None
@@ -55,6 +61,16 @@ class Decisions:
                 self._found.pop(name, None)
         found = self._found.get(name)
         return found if found is not None and found.latest.config_hash == wanted else None
+
+    @staticmethod
+    def _new(read: Subscription[DecisionMade]) -> Iterator[DecisionMade]:
+        deadline = time.monotonic() + WAIT_S
+        while True:
+            yield from read.poll(0.2)
+            if read.caught_up:
+                return
+            if time.monotonic() > deadline:
+                raise TransportError(f"topic {DECISIONS}: its end is not reached")
 
     def close(self) -> None:
         for one in self._read.values():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -9,10 +10,13 @@ from typing import Any
 
 import msgspec
 import pytest
+from canary_worlds import World
 from lives import ALIAS, CATALOGUE, NAME, PLAN, Stand
 from registered_models import likes, register
 
+from analyzer.engine import Snapshot, decide
 from sluice.adapters import catalogue
+from sluice.domain.experiment import load_experiments
 from sluice.domain.lifecycle import LifecycleState, event_id
 from sluice.domain.lifecycle_events import (
     Aborted,
@@ -67,6 +71,35 @@ def test_a_version_is_promoted_once_the_canary_is_through_and_comes_back_on_a_br
     assert stand.alias == "1"
     assert stand.turn() is None
     assert stand.kinds.count("promoted") == stand.kinds.count("rolled-back") == 1
+
+
+def test_an_experiment_in_which_a_promoted_version_breaks_a_guardrail_takes_it_back(stand: Stand) -> None:
+    now_ms = time.time_ns() // 1_000_000
+    stand.at_ms = now_ms - 3_600_000
+    quick = replace_policy(canary=False)
+    stand.trained()
+    stand.judged(passed=True)
+    assert isinstance(stand.turn(quick), GatePassed)
+    assert isinstance(stand.turn(quick), Promoted)
+    stand.at_ms = now_ms
+    (watched,) = load_experiments(
+        f"{{name: e, unit: slate, variants: [{{name: A, ranker: popularity}}, {{name: B, ranker: '{quick.serving}'}}], "
+        "guardrails: [{outcome: error, margin: 0.1, better: lower}]}", "test",
+    )  # fmt: skip
+    (watched,) = catalogue.apply(stand.settings, [watched])
+    assert stand.turn(quick) is None  # nothing is decided yet
+    world = World()
+    world.add(50, (2000, 1000), (2000, 1000), error=(0, 900))
+    stand.write(decide(watched, Snapshot(world.cells, {0: (1, 1)}, now_ms)))
+    told = stand.turn(quick)
+    assert isinstance(told, Breach) and (told.version, told.cause) == ("2", "e/1")
+    assert told.reason == "experiment e: error of B is worse than that of A by more than 0.1"
+    back = stand.turn(quick)
+    assert isinstance(back, RolledBack) and (back.to, back.cause, back.reasons) == ("1", told.id, (told.reason,))
+    stand.at_ms += 20_000
+    assert stand.turn(quick) is None  # what it says goes on, and is no news
+    assert stand.alias == "1"
+    assert stand.records.count("breach-detected") == 1
 
 
 def test_a_refused_version_and_a_canary_that_did_worse_leave_the_alias_alone(stand: Stand) -> None:

@@ -129,8 +129,11 @@ class Stand:
             evidence=(), results=(), sample_ratio_p=None, allocation={CONTROL: 100 - share, CANDIDATE: share},
             allocation_version=version, verdict="continue", reasons=("as it is",), canary=report,
         )  # fmt: skip
+        self.write(decision)
+
+    def write(self, decision: DecisionMade) -> None:
         client = producer(self.settings)
-        client.produce(DECISIONS, key=RELEASE, value=encode(decision))
+        client.produce(DECISIONS, key=decision.experiment, value=encode(decision))
         assert client.flush(10) == 0
 
     def shadowed(self, requests: int, *, version: str = "2", error: str = "", us: int = 900) -> None:
