@@ -45,8 +45,10 @@ def waits(state: LifecycleState, now_ms: int, policy: Policy, since_ms: int = 0)
     asked = wanted(state, now_ms, policy, since_ms)
     if held is not None and asked is not None:
         kind, until_ms = held
-        why = "after the last attempt" if kind == "cooldown" else f"{policy.daily_limit} attempts within 24 hours"
-        words = f"the next attempt ({asked.reason}) begins at {_moment(until_ms)}: {kind.replace('-', ' ')}, {why}"
+        why = (
+            "cooldown of the last one" if kind == "cooldown" else f"the daily limit of {policy.daily_limit} is reached"
+        )
+        words = f"the next attempt ({asked.reason}) begins at {_moment(until_ms)}: {why}"
         return Waits(reason=kind, words=words, until_ms=until_ms)
     return _nothing_wanted(state, now_ms, policy, since_ms)
 
