@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,8 @@ from sluice.errors import SluiceError
 __all__ = ["Child", "ChildFailed", "Children", "printed"]
 
 TAIL_LINES = 12
-STOP_S = 5.0
+STOP_S = 3.0
+"""For each child: one that does not listen shall not cost those it depends on their orderly end"""
 WRONG_USE = 2
 """Exit code of a command that was asked for what cannot be: ours is the same then."""
 
@@ -140,12 +140,11 @@ class Children:
 
     def stop(self) -> None:
         """SIGTERM one by one, the latest first, so that nobody misses a server it needs; then SIGKILL."""
-        deadline = time.monotonic() + STOP_S
         while self._running:
             child = self._running.pop()
             child.signal(signal.SIGTERM)
             child.go_on()
-            if not child.wait(min(deadline - time.monotonic(), STOP_S)):
+            if not child.wait(STOP_S):
                 child.signal(signal.SIGKILL)
                 child.wait(STOP_S)
 
