@@ -124,7 +124,8 @@ def read_range(
     """
     if start >= stop:
         return
-    client = consumer(settings, overrides={"fetch.wait.max.ms": 50})
+    # Enough to keep a fast reader busy; by default one that reads slowly first makes the broker send it 64 MB.
+    client = consumer(settings, overrides={"fetch.wait.max.ms": 50, "queued.max.messages.kbytes": 8192})
     try:
         low, high = end_offsets(client, topic, [partition])[partition]
         if start < low or stop > high:
