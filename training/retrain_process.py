@@ -22,7 +22,7 @@ from sluice.settings import Settings
 from training.options import Steps
 from training.retrain import Job, Result, retrain
 
-__all__ = ["retrain_apart", "work"]
+__all__ = ["error_name", "retrain_apart", "work"]
 
 # More threads would change the order of sums, and so the last bits of a model.
 _ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
@@ -119,4 +119,10 @@ def work() -> None:
         result = retrain(Settings.load(), job, lambda name, share=None: tell(_Line(step=name, share=share)))
         tell(_Line(result=result))
     except BaseException as error:  # noqa: BLE001 - it is told to the parent, in one line
-        tell(_Line(error=type(error).__name__, text=" ".join(str(error).split())))
+        tell(_Line(error=error_name(error), text=" ".join(str(error).split())))
+
+
+def error_name(error: BaseException) -> str:
+    """Of its class, or of the one of `sluice.errors` that it is a kind of: what the parent can raise again."""
+    names = [one.__name__ for one in type(error).__mro__]
+    return next((name for name in names if name in errors.__all__), names[0])

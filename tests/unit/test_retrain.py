@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from scipy.special import expit
 
-from sluice.errors import ConfigError
+from sluice.errors import ConfigError, ModelUnusable
 from sluice.features import Catalogue, names
 from sluice.features.catalogue import ItemFacts
 from sluice.models import TrainedModel
@@ -20,6 +20,7 @@ from training.models import FeatureModel
 from training.retrain import model_hash
 from training.retrain_data import MAX_WEIGHT, effective_share, join
 from training.retrain_log import Logged, Row, fingerprint_of, missing
+from training.retrain_process import error_name
 from training.train import train_one
 from training.weighted import Shown, figures
 
@@ -229,3 +230,12 @@ def test_behaviour_is_tested_where_figures_are_silent(holdout: Holdout) -> None:
     assert "genre=War, which no shown item has" in behaviour(holdout, lambda f: good(f) - 0.01 * f[:, genre])[0]
     new = COLUMNS.index("user_new")
     assert "new users and items" in behaviour(holdout, lambda f: np.where(f[:, new] == 1.0, 0.999, good(f)))[0]
+
+
+def test_an_error_of_a_training_reaches_its_parent_as_the_kind_it_is() -> None:
+    class Never(ModelUnusable):
+        pass
+
+    assert error_name(Never("x")) == "ModelUnusable"
+    assert error_name(MemoryError()) == "MemoryError"
+    assert error_name(ZeroDivisionError()) == "ZeroDivisionError"
