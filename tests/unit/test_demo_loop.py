@@ -87,7 +87,7 @@ def test_a_promotion_is_when_the_new_version_ranked_alone_and_nobody_was_exposed
     ]  # fmt: skip
     page = told(found)
     assert "71.6 %" in page and "82 %" in page and "0.80 ± 0.20 points" in page
-    assert "Worked out from the log" in page and "1, 1 of them promoted" in page
+    assert "Nothing was replayed twice" in page and "1, 1 of them promoted" in page
     assert max(len(line) for line in page.splitlines()) <= 80
 
 

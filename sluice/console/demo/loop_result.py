@@ -134,7 +134,7 @@ def loop_table(found: LoopOutcome) -> RenderableType:
         told = {
             "stopped at": found.stopped_at or "nothing was trained",
             "seen by": f"{users} of the users, in {units} of the model's slates",
-            "click rate": f"{before} before the change, {since} since",
+            "click rate": f"{before} before the change, {since} since, by what users like",
         }
         return Group(*_lines(told | facts))
     behind = 100 * ((found.ctr_fresh_model or 0.0) - found.ctr_recovered)
@@ -143,8 +143,8 @@ def loop_table(found: LoopOutcome) -> RenderableType:
         "clicks lost": f"{text.count(found.clicks_lost or 0)} from the change to the promotion",
     }
     note = (
-        "Worked out from the log, which holds the rating of every item: what the version in force, the one in force "
-        "before the change and the fresh one would show of the same slates."
+        "Nothing was replayed twice: the log holds the rating of every item, so it is known what each version would "
+        "have shown of the same slates, and what of that is clicked."
     )
     return Group(_rates(found), Text(), *_lines(told | facts), Text(), Text(note, style="dim"))
 
