@@ -90,17 +90,18 @@ class _Life:
         self.state = LifecycleState()
         self.events: deque[EventView] = deque(maxlen=SHOWN)
 
-    def take(self, event: LifecycleEvent) -> None:
-        if event.id in self.state.seen:
-            return
-        self.state = fold([event], self.state)
-        words = told(event)
-        self.events.appendleft(
-            EventView(
-                id=event.id, at_ms=event.at_ms, kind=words.kind, tone=words.tone, words=words.words,
-                reasons=tuple(reason[:REASON] for reason in words.reasons[:REASONS]), by=words.by,
-            )
-        )  # fmt: skip
+    def take(self, events: Iterable[LifecycleEvent]) -> None:
+        """As many at once as there are: each fold copies what was seen."""
+        fresh = {event.id: event for event in events if event.id not in self.state.seen}
+        self.state = fold(fresh.values(), self.state)
+        for event in list(fresh.values())[-SHOWN:]:
+            words = told(event)
+            self.events.appendleft(
+                EventView(
+                    id=event.id, at_ms=event.at_ms, kind=words.kind, tone=words.tone, words=words.words,
+                    reasons=tuple(reason[:REASON] for reason in words.reasons[:REASONS]), by=words.by,
+                )
+            )  # fmt: skip
 
 
 class Lives:
@@ -117,17 +118,20 @@ class Lives:
 
     def take(self, events: Iterable[LifecycleEvent]) -> set[str]:
         """Names of the models they concern."""
-        concerned = set()
+        concerned: set[str] = set()
+        news: dict[_Life, list[LifecycleEvent]] = {}
         for event in events:
             if event.alias:
-                self._life(event.model, event.alias).take(event)
+                lives = [self._life(event.model, event.alias)]
             else:
+                lives = [self._lives[key] for key in self._lives if key[0] == event.model]
+                lives = lives or [self._life(event.model, "")]
                 self._of_any_alias.setdefault(event.model, deque(maxlen=SHOWN)).append(event)
-                for life in [self._lives[key] for key in self._lives if key[0] == event.model] or [
-                    self._life(event.model, "")
-                ]:
-                    life.take(event)
+            for life in lives:
+                news.setdefault(life, []).append(event)
             concerned.add(event.model)
+        for life, told_of_it in news.items():
+            life.take(told_of_it)
         return concerned
 
     def see(self, seen: Sequence[DriftSeen]) -> set[str]:
@@ -148,8 +152,7 @@ class Lives:
         found = self._lives.get((model, alias))
         if found is None:
             found = _Life()
-            for event in self._of_any_alias.get(model, ()):
-                found.take(event)
+            found.take(self._of_any_alias.get(model, ()))
             self._lives.pop((model, ""), None)  # stood for an alias that nothing had named
             if len(self._lives) < MAX_LIVES:
                 self._lives[model, alias] = found
