@@ -59,6 +59,10 @@ WATCH_EVERY_MS = 10_000
 OVERTAKEN = Waits(reason="overtaken", words="somebody else has changed it at this moment")
 
 
+class _Over(Exception):
+    """The attempt was ended while it was at work: nobody wants what would come of it."""
+
+
 class Lifecycle:
     """One life. `turn` does one step; nothing is kept between turns that the topic does not hold."""
 
@@ -156,7 +160,7 @@ class Lifecycle:
         about = self._about("moved", cause, now, cause=cause)
         return _made(MovedByHand, about, version=now, before=state.in_force)
 
-    def _train(self, state: LifecycleState, step: Step, run: Attempt | None) -> LifecycleEvent:
+    def _train(self, state: LifecycleState, step: Step, run: Attempt | None) -> Deed:
         assert run is not None
         plan, training = self._plan, self._plan.training
         asked = next(event for event in self._journal.events if event.id == run.id)
@@ -165,8 +169,17 @@ class Lifecycle:
             weights=training.weights, seed=training.seed, bounds=training.bounds, attempt=run.id, cause=asked.cause,
             since_ms=asked.since_ms if isinstance(asked, RetrainRequested) else 0,
         )  # fmt: skip
+
+        def progress(name: str, share: float | None = None) -> None:
+            self._tell(Waits(reason="at-work", words=f"train: {name}" + (f" {share:.0%}" if share is not None else "")))
+            running = self._journal.poll().running
+            if running is None or running.id != run.id:
+                raise _Over
+
         try:
-            made = retrain_apart(job, seconds=training.seconds, memory_mb=training.memory_mb)
+            made = retrain_apart(job, seconds=training.seconds, memory_mb=training.memory_mb, progress=progress)
+        except _Over:
+            return OVERTAKEN
         except TransportError:
             raise
         except SluiceError as error:

@@ -20,7 +20,8 @@ from producers.sources import read_ratings
 from sluice.adapters.mlflow import ModelRef, Registry
 from sluice.domain.experiment import Experiment, Variant
 from sluice.domain.lifecycle import Policy, next_step
-from sluice.domain.lifecycle_events import Abandoned, RetrainRequested
+from sluice.domain.lifecycle_events import Abandoned, Aborted, RetrainRequested
+from sluice.domain.lifecycle_waits import Waits
 from sluice.features import make_catalogue
 from sluice.settings import Settings
 from training.lifecycle import Lifecycle
@@ -51,7 +52,7 @@ def test_a_log_that_does_not_fit_the_version_in_force_ends_the_attempt(
     for name, value in {**service_env(settings), "SLUICE_MLFLOW": settings.mlflow}.items():
         monkeypatch.setenv(name, value)  # for the process that trains
     register(settings.mlflow_uri, tmp_path / "2", ALIAS, other)  # by hand: it knows other genres
-    registry = Registry(settings)
+    registry, client = Registry(settings), MlflowClient(settings.mlflow_uri, settings.mlflow_uri)
     with Journal(settings, NAME, ALIAS) as journal:
         life = Lifecycle(settings, PLAN, journal, clock_ms=lambda: 2000)
         asked = RetrainRequested(id="r1", model=NAME, alias=ALIAS, at_ms=1000, against="2", reason="a look", by="ada")
@@ -64,9 +65,20 @@ def test_a_log_that_does_not_fit_the_version_in_force_ends_the_attempt(
         assert in_force.version == journal.state.in_force == "2"
         assert registry.load(in_force).columns == other.columns != first.columns
         # The first one fits, and has seen nothing since then.
-        MlflowClient(settings.mlflow_uri, settings.mlflow_uri).set_registered_model_alias(NAME, ALIAS, "1")
+        client.set_registered_model_alias(NAME, ALIAS, "1")
         journal.append(msgspec.structs.replace(asked, id="r2", against="1", since_ms=9_000_000_000_000))
         ended = life.turn()
         assert isinstance(ended, Abandoned) and "nothing to learn from" in ended.reasons[0]
         assert next_step(journal.state, 2000, PLAN.policy) is None
+        life.close()
+
+        def hear(told: Waits) -> None:
+            if told.words.startswith("train:") and journal.state.running is not None:
+                journal.append(Aborted(id="a", model=NAME, alias=ALIAS, at_ms=2000, attempt="r3", by="ada", why="no"))
+
+        journal.append(msgspec.structs.replace(asked, id="r3", against="1"))
+        life = Lifecycle(settings, PLAN, journal, clock_ms=lambda: 2000, tell=hear)
+        assert life.turn() is None  # the training was ended with its attempt
+        assert journal.state.attempt is not None and journal.state.attempt.outcome == "aborted"
+        assert len(client.search_model_versions(f"name = '{NAME}'")) == 2
         life.close()
