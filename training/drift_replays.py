@@ -15,7 +15,7 @@ from training.drift_reference import SHOWN, outcomes_of, reference_of, rows_of, 
 from training.drift_rivals import streams
 from training.models import PARAMS_A, Examples, FeatureModel, fit_policy_a
 
-__all__ = ["FEATURES", "Replay", "watched"]
+__all__ = ["FEATURES", "Replay", "fit", "watched"]
 
 FEATURES = 30
 _IMPORTANCE_ROWS = 2000
@@ -35,11 +35,11 @@ class Replay:
     @classmethod
     def of(cls, data: Dataset) -> Replay:
         examples = Examples.of(data)
-        model = _fit(examples, data.train)
+        model = fit(examples, data.train)
         sample = data.rows(data.train)
         parts = model.contributions(examples.features[sample[:: max(len(sample) // _IMPORTANCE_ROWS, 1)]])
         importance = dict(zip(examples.names, np.abs(parts).mean(axis=0).tolist(), strict=True))
-        reference = reference_of(examples, data.train, lambda slates: _fit(examples, slates), importance)
+        reference = reference_of(examples, data.train, lambda slates: fit(examples, slates), importance)
         found = shown(examples, data.test, model.predict(examples, data.test))
         rows, outcomes = rows_of(examples, *found), outcomes_of(examples, *found)
         return cls(examples, reference, rows, outcomes)
@@ -82,5 +82,6 @@ def watched(replay: Replay, alpha: float, settle: int = 0, laps: int = 1) -> int
     return None
 
 
-def _fit(examples: Examples, slates: Ints) -> FeatureModel:
+def fit(examples: Examples, slates: Ints) -> FeatureModel:
+    """The model of a replay: as `sluice train` makes it, sooner."""
     return fit_policy_a(examples, slates, _PARAMS)

@@ -20,6 +20,7 @@ from sluice.domain.drift import Outcomes, Rows
 from training.dataset import Dataset
 from training.drift_reference import SHOWN
 from training.drift_replays import Replay, watched
+from training.drift_retrained import retrained as retrained_replay
 from training.drift_rivals import ADWIN_DELTAS, PAGE_HINKLEY_THRESHOLDS, adwin, ks_windows, page_hinkley
 from training.drift_worlds import change_of, dropped_clicks, missing, permuted, permuted_tastes, shifted
 from training.options import DataOptions, data_options, needs_training, progress_of
@@ -63,6 +64,9 @@ class Rivals(NamedTuple):
 @click.command()
 @data_options
 @click.option("--replays", type=click.IntRange(0), default=500, show_default=True, help="Without drift.")
+@click.option(
+    "--retrained", type=click.IntRange(0), default=0, help="Without drift, of a version that was trained from the log.",
+)  # fmt: skip
 @click.option("--planted", type=click.IntRange(0), default=20, show_default=True, help="Of every change and size.")
 @click.option("--tuning", type=click.IntRange(0), default=40, show_default=True, help="Without drift, for the rivals.")
 @click.option(
@@ -76,8 +80,9 @@ class Rivals(NamedTuple):
 @click.option("--alpha", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=ALPHA, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 def simulate(
-    given: DataOptions, replays: int, planted: int, tuning: int, settle: int, laps: int, alpha: float, as_json: bool
-) -> None:
+    given: DataOptions, replays: int, retrained: int, planted: int, tuning: int, settle: int, laps: int, alpha: float,
+    as_json: bool,
+) -> None:  # fmt: skip
     """Measure the drift monitor on replays whose drift is known.
 
     Whole users are permuted in time, so that nothing drifts. Each replay trains a model on the first part of the log
@@ -89,6 +94,8 @@ def simulate(
         monitors = Monitors(alpha, {"monitor": 0, **({"settled": settle} if settle else {})}, laps)
         if replays:
             report["false_alarms"] = _false_alarms(data, given.seed, replays, monitors, progress)
+        if retrained:
+            report["retrained"] = _retrained(data, given.seed, retrained, monitors, progress)
         if planted:
             rivals = _tuned(data, given.seed, tuning, progress) if tuning else None
             report |= {"rivals": rivals._asdict()} if rivals else {}
@@ -122,6 +129,15 @@ def _false_alarms(data: Dataset, seed: int, count: int, monitors: Monitors, prog
         ks += number < 30 and _ks(replay, replay.rows) is not None
     found = {name: _share(alarmed[name], count) for name in monitors.settle}
     return {**found, "laps": monitors.laps, "ks": {"replays": min(count, 30), "alarmed": ks}}
+
+
+def _retrained(data: Dataset, seed: int, count: int, monitors: Monitors, progress: Any) -> dict[str, Any]:
+    alarmed = Counter[str]()
+    for number in range(count):
+        progress("trained from the log", number / count)
+        replay = retrained_replay(permuted(data, np.random.default_rng([seed, number])), number)
+        alarmed.update(name for name, slates in monitors.delays(replay).items() if slates is not None)
+    return {name: _share(alarmed[name], count) for name in monitors.settle}
 
 
 def _share(alarmed: int, count: int) -> dict[str, Any]:
@@ -215,14 +231,10 @@ def _finite(value: float) -> int | None:
 def _lines(report: Mapping[str, Any]) -> Iterator[str]:
     yield f"{report['data']}, seed {report['seed']}, alpha {report['alpha']:g}"
     if alarms := report.get("false_alarms"):
-        for name in ("monitor", "settled"):
-            if one := alarms.get(name):
-                low, high = one["interval"]
-                yield (
-                    f"without drift, {name}: {one['alarmed']} of {one['replays']} replays with any alarm, "
-                    f"{100 * one['share']:.1f} % ({100 * low:.1f} to {100 * high:.1f} %), laps: {alarms['laps']}"
-                )
+        yield from _rates(f"without drift, laps {alarms['laps']}", alarms)
         yield f"KS, corrected: {alarms['ks']['alarmed']} of {alarms['ks']['replays']}"
+    if alarms := report.get("retrained"):
+        yield from _rates("without drift, trained from the log", alarms)
     if rivals := report.get("rivals"):
         yield (
             f"ADWIN delta {rivals['delta']:g} ({100 * rivals['adwin_share']:.0f} % false), Page–Hinkley threshold "
@@ -230,6 +242,16 @@ def _lines(report: Mapping[str, Any]) -> Iterator[str]:
         )
     for name, one in report.get("changes", {}).items():
         yield f"{name:28} " + "   ".join(f"{detector} {_told(found)}" for detector, found in one.items())
+
+
+def _rates(subject: str, alarms: Mapping[str, Any]) -> Iterator[str]:
+    for name in ("monitor", "settled"):
+        if one := alarms.get(name):
+            low, high = one["interval"]
+            yield (
+                f"{subject}, {name}: {one['alarmed']} of {one['replays']} replays with any alarm, "
+                f"{100 * one['share']:.1f} % ({100 * low:.1f} to {100 * high:.1f} %)"
+            )
 
 
 def _told(found: Mapping[str, Any]) -> str:

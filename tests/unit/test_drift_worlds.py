@@ -14,6 +14,7 @@ from producers.sources import read_ratings
 from training.dataset import Dataset
 from training.drift_reference import SHOWN
 from training.drift_replays import Replay
+from training.drift_retrained import retrained
 from training.drift_simulation import simulate
 from training.drift_worlds import change_of, dropped_clicks, missing, permuted, permuted_tastes, shifted
 from training.prepare import PrepareOptions, make_dataset
@@ -22,7 +23,7 @@ from training.texts import read_texts
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_movielens(tmp_path_factory.mktemp("data") / "tiny", users=80, items=120, each=60, seed=2)
+    return write_movielens(tmp_path_factory.mktemp("data") / "tiny", users=300, items=120, each=40, seed=2)
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +38,7 @@ def test_permuted_users_keep_their_slates_and_their_pace(data: Dataset) -> None:
         before, after = (np.flatnonzero(one.log.user == user) for one in (data, other))
         assert np.diff(data.log.at_ms[before]).tolist() == np.diff(other.log.at_ms[after]).tolist()
         assert data.log.item[data.rows(before)].tolist() == other.log.item[other.rows(after)].tolist()
-    first = [np.sort([log.at_ms[log.user == user].min() for user in range(80)]) for log in (data.log, other.log)]
+    first = [np.sort([log.at_ms[log.user == user].min() for user in range(300)]) for log in (data.log, other.log)]
     assert (first[0] == first[1]).all()
 
 
@@ -66,18 +67,30 @@ def test_planted_changes_are_as_large_as_asked_for(data: Dataset) -> None:
     assert outcomes.clicked[after].mean() - fewer[after].mean() == pytest.approx(0.1, abs=0.04)
 
 
+def test_a_retrained_version_shows_what_comes_after_the_log_it_was_trained_from(data: Dataset) -> None:
+    replay, first = retrained(data, 0), Replay.of(data)
+    after_ms = int(data.log.at_ms[change_of(data)])
+    assert replay.rows.at_ms.min() == after_ms and len(replay.rows.score) == SHOWN * len(data.test) / 2
+    later = first.rows.at_ms >= after_ms
+    assert (replay.rows.at_ms == first.rows.at_ms[later]).all()
+    assert (replay.rows.score != first.rows.score[later]).any(), "it is another model"
+    shown = SHOWN * (change_of(data) - data.test_from)
+    assert replay.reference.rows < shown / 2, "half of what it learned from, and not what it is tested on"
+
+
 @pytest.mark.slow
 def test_the_simulation_prints_its_figures(folder: Path) -> None:
     found = CliRunner().invoke(
         simulate,
-        ["--data", str(folder), "--replays", "2", "--planted", "1", "--tuning", "1", "--settle", "20", "--json"],
+        f"--data {folder} --replays 2 --retrained 1 --planted 1 --tuning 1 --settle 20 --json",
         catch_exceptions=False,
-    )  # fmt: skip
+    )
     told = json.loads(found.stdout)
     for name in ("monitor", "settled"):
         found_share = told["false_alarms"][name]
         assert found_share["replays"] == 2
         low, high = found_share["interval"]
         assert low <= found_share["share"] <= high
+    assert told["retrained"]["settled"]["replays"] == 1
     assert len(told["changes"]) == 12
     assert set(told["changes"]["tastes by 0.8 stars"]) == {"monitor", "settled", "ks", "adwin", "page_hinkley"}
