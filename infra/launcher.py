@@ -32,7 +32,8 @@ def bound(parent: int, command: list[str]) -> int:
 def watched(parent: int, command: list[str]) -> int:
     """Run `command` as a child, and kill it once the parent has gone. Returns its exit code."""
     child = subprocess.Popen(command)
-    signal.signal(signal.SIGTERM, lambda *_: child.terminate())
+    for kind in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(kind, lambda number, _: child.send_signal(number))
     try:
         while os.getppid() == parent:
             try:

@@ -114,12 +114,12 @@ def replay(
         click.echo(json.dumps(written) if as_json else f"{written['slates']:,} slates → {truth}")
         return
     with (
-        _stop_on_signal() as stop,
+        _told_by_signals() as (stop, held),
         _progress_bar(quiet=as_json) as progress,
         exporting(metrics, settings, metrics_port),
     ):
         summary = run_replay(
-            settings, experiments, options, stop=stop, notice=_notice, progress=progress, metrics=metrics
+            settings, experiments, options, stop=stop, held=held, notice=_notice, progress=progress, metrics=metrics
         )  # fmt: skip
     if as_json:
         click.echo(json.dumps(summary))
@@ -172,9 +172,10 @@ def _experiments(files: tuple[Path, ...]) -> tuple[Experiment, ...]:
 
 
 @contextmanager
-def _stop_on_signal() -> Iterator[threading.Event]:
-    """Set by the first SIGTERM or Ctrl-C; a second one is not waited for."""
-    stop = threading.Event()
+def _told_by_signals() -> Iterator[tuple[threading.Event, threading.Event]]:
+    """`stop`, set by the first SIGTERM or Ctrl-C; a second one is not waited for. `held`, set by SIGUSR1 and cleared by
+    SIGUSR2."""
+    stop, held = threading.Event(), threading.Event()
     before: dict[signal.Signals, Any] = {}
 
     def handle(number: int, _: object) -> None:
@@ -184,8 +185,10 @@ def _stop_on_signal() -> Iterator[threading.Event]:
 
     if threading.current_thread() is threading.main_thread():
         before = {kind: signal.signal(kind, handle) for kind in (signal.SIGTERM, signal.SIGINT)}
+        before[signal.SIGUSR1] = signal.signal(signal.SIGUSR1, lambda *_: held.set())
+        before[signal.SIGUSR2] = signal.signal(signal.SIGUSR2, lambda *_: held.clear())
     try:
-        yield stop
+        yield stop, held
     finally:
         for kind, handler in before.items():
             signal.signal(kind, handler)

@@ -1,4 +1,5 @@
-"""How fast a replay goes: by event time, by slates a second, and never further ahead of the counting than allowed."""
+"""How fast a replay goes: by event time, by slates a second, not while it is held, and never further ahead of the
+counting than allowed."""
 
 from __future__ import annotations
 
@@ -62,11 +63,13 @@ class Pace:
     """Waits until things are due. `idle` is called once a second of waiting with the event time reached."""
 
     def __init__(
-        self, speed: Speed, stop: threading.Event, idle: Callable[[int], None], *, most: int = MAX_BATCH
-    ) -> None:
-        """`most`: slates that `batch` may name at most."""
+        self, speed: Speed, stop: threading.Event, idle: Callable[[int], None], *, most: int = MAX_BATCH,
+        held: threading.Event | None = None,
+    ) -> None:  # fmt: skip
+        """`most`: slates that `batch` may name at most. `held`: nothing is due while it is set."""
         self._speed = speed
         self._stop = stop
+        self._held = held or threading.Event()
         self._idle = idle
         self._most = most
         self._began_s = time.monotonic()
@@ -90,6 +93,7 @@ class Pace:
 
     def slates(self, count: int) -> None:
         """Wait until `count` more slates are due by their rate."""
+        self._while_held()
         rate = self._speed.slates_per_second
         if rate is not None:
             now_s = time.monotonic()
@@ -103,6 +107,7 @@ class Pace:
         multiple = self._speed.multiple
         if multiple is None:
             return
+        self._while_held()
         if self._first_ms is None:
             self._first_ms, self._began_s = at_ms, time.monotonic()
         first_ms = self._first_ms
@@ -112,6 +117,12 @@ class Pace:
             return max(reached_ms, min(at_ms, passed))
 
         self._until(self._began_s + (at_ms - first_ms) / 1000 / multiple, now_ms)
+
+    def _while_held(self) -> None:
+        began_s = time.monotonic()
+        while self._held.is_set() and not self._stop.is_set():
+            self._stop.wait(LOOK_S)
+        self._began_s += time.monotonic() - began_s
 
     def _until(self, due_s: float, now_ms: Callable[[], int | None]) -> None:
         while not self._stop.is_set():

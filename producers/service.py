@@ -127,19 +127,23 @@ def replay(
     *,
     stop: threading.Event,
     notice: Notice,
+    held: threading.Event | None = None,
     progress: Callable[[int, int, int], None] = lambda first, next_, last: None,
     metrics: Metrics | None = None,
 ) -> dict[str, object]:
     """Replay the data to Kafka and return the summary. The first experiment's variants rank; all are recorded.
 
-    Continues after the checkpoint of an earlier run with the same options. `progress` gets (first slate, next
-    slate, last slate + 1), `metrics` are told what is sent. Raises ConfigError, and TransportError when the broker or
+    Continues after the checkpoint of an earlier run with the same options. It ends early once `stop` is set, and stands
+    still between slates while `held` is. `progress` gets (first slate, next slate, last slate + 1), `metrics` are told
+    what is sent. Raises ConfigError, and TransportError when the broker or
     Redis stays away.
     """
     settings.require_kafka(), settings.require_redis()
     with candidates_of(settings, options, experiments[0], notice) as candidates:
         told = metrics or Metrics("replay")
-        return _replay(settings, experiments, options, candidates, told, stop=stop, notice=notice, progress=progress)
+        return _replay(
+            settings, experiments, options, candidates, told, stop=stop, held=held, notice=notice, progress=progress
+        )
 
 
 def truth(
@@ -168,6 +172,7 @@ def _replay(
     metrics: Metrics,
     *,
     stop: threading.Event,
+    held: threading.Event | None,
     notice: Notice,
     progress: Callable[[int, int, int], None],
 ) -> dict[str, object]:
@@ -194,7 +199,7 @@ def _replay(
         progress(plan.first, plan.first if resume is None else resume.next_slate, plan.stop)
         out = producer(settings, {"linger.ms": 5, "queue.buffering.max.messages": 100_000})
         emitter = Emitter(out, partition_count(out, IMPRESSIONS))
-        run = _Run(settings, experiments, options, candidates, plan, emitter, store, name, stop, metrics)
+        run = _Run(settings, experiments, options, candidates, plan, emitter, store, name, stop, held, metrics)
         totals, done = run.start(resume, lambda next_: progress(plan.first, next_, plan.stop))
     client.close()
     seconds = time.monotonic() - began_s
@@ -215,11 +220,13 @@ class _Run:
         store: ReplayStore,
         name: str,
         stop: threading.Event,
+        held: threading.Event | None,
         metrics: Metrics,
     ) -> None:
         self._settings, self._experiments, self._options = settings, experiments, options
         self._candidates, self._plan, self._emitter = candidates, plan, emitter
-        self._store, self._name, self._stop, self._metrics = store, name, stop, metrics
+        self._store, self._name, self._metrics = store, name, metrics
+        self._stop, self._held = stop, held
 
     def start(self, resume: ReplayCheckpoint | None, progress: Callable[[int], None]) -> tuple[Totals, bool]:
         ranking = self._experiments[0]
@@ -240,6 +247,7 @@ class _Run:
                     self._stop,
                     lambda at_ms: run.beat(at_ms),
                     most=self._batch(),
+                    held=self._held,
                 ),
                 stop=self._stop,
                 gate=self._gate(lambda: run.beat()),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import signal
@@ -83,19 +82,6 @@ class Child:
         if self.code is None:
             self._process.send_signal(number)
 
-    def hold(self) -> None:
-        """Let it stand still until it goes on; what stands still ends when it is stopped, as ever."""
-        self._stand(signal.SIGSTOP)
-
-    def go_on(self) -> None:
-        self._stand(signal.SIGCONT)
-
-    def _stand(self, number: int) -> None:
-        # All of its session: where the launcher stays, the work is done by a child of it.
-        if self.code is None:
-            with contextlib.suppress(ProcessLookupError, PermissionError):  # it ends at this moment
-                os.killpg(self.pid, number)
-
     def wait(self, timeout_s: float) -> bool:
         """Whether it ended within `timeout_s`."""
         try:
@@ -143,7 +129,6 @@ class Children:
         while self._running:
             child = self._running.pop()
             child.signal(signal.SIGTERM)
-            child.go_on()
             if not child.wait(STOP_S):
                 child.signal(signal.SIGKILL)
                 child.wait(STOP_S)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Sequence
 from importlib import resources
@@ -100,7 +101,7 @@ class LoopRun(DemoRun):
         view, children = self._loop_view, self._children
         replay = children.start("replay", *self._replay, "--experiment", str(self._experiment_file()), good=(0,))
         view.phase("reading the ratings")
-        ended, heard_s = False, time.monotonic()
+        ended, held, heard_s = False, False, time.monotonic()
         while True:
             for event in witness.look():
                 view.event(event, witness)
@@ -109,14 +110,14 @@ class LoopRun(DemoRun):
                 ended, heard_s = True, time.monotonic()
             silent_s = time.monotonic() - heard_s
             state = fold(witness.events)
-            if at_work(state):
-                replay.hold()
-                if silent_s > WORK_S:
-                    raise ChildFailed(lifecycle, f"trains or judges for more than {WORK_S:g} s")
-            else:
-                replay.go_on()
-                if ended and (state.running is None or silent_s > LAST_WORD_S):
-                    return printed(replay)
+            if at_work(state) != held:
+                held = not held
+                # Not SIGSTOP: standing still at any moment, it might hold the lock of MLflow's database.
+                replay.signal(signal.SIGUSR1 if held else signal.SIGUSR2)
+            if held and silent_s > WORK_S:
+                raise ChildFailed(lifecycle, f"trains or judges for more than {WORK_S:g} s")
+            if ended and not held and (state.running is None or silent_s > LAST_WORD_S):
+                return printed(replay)
             view.look(witness, time.monotonic() - self._began_s)
             time.sleep(LOOK_EVERY_S)
 
