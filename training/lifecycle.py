@@ -70,9 +70,11 @@ class Lifecycle:
         self, settings: Settings, plan: Plan, journal: Journal, *,
         clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
         tell: Callable[[Waits], None] = lambda _: None,
+        stopping: Callable[[], bool] = lambda: False,
     ) -> None:  # fmt: skip
-        """tell: hears what is waited for, and what is begun."""
+        """tell: hears what is waited for, and what is begun. stopping: ends a training, on a thread of its own."""
         self._settings, self._plan, self._journal, self._clock_ms, self._tell = settings, plan, journal, clock_ms, tell
+        self._stopping = stopping
         self._registry = Registry(settings)
         self._since_ms = clock_ms()
         self._decisions = Decisions(settings)
@@ -177,12 +179,16 @@ class Lifecycle:
                 raise _Over
 
         try:
-            made = retrain_apart(job, seconds=training.seconds, memory_mb=training.memory_mb, progress=progress)
+            made = retrain_apart(
+                job, seconds=training.seconds, memory_mb=training.memory_mb, progress=progress, stopping=self._stopping
+            )
         except _Over:
             return OVERTAKEN
         except TransportError:
             raise
         except SluiceError as error:
+            if self._stopping():
+                return Waits(reason="at-work", words="stopped; the next process trains again")
             return self._ended(step, run, [str(error)])
         return self._of(
             ModelTrained, run, step, "trained", version=made.version, run_id=made.run_id,

@@ -72,7 +72,7 @@ def run(file: Path, once: bool, metrics_port: int | None) -> None:
             lease = closing.enter_context(Lease(client, keys.lifecycle(plan.model, plan.alias), who))
             journal = closing.enter_context(Journal(settings, plan.model, plan.alias))
             notes = Notes(LifeBoard(client, keys, plan.model, plan.alias))
-            life = Lifecycle(settings, plan, journal, tell=notes)
+            life = Lifecycle(settings, plan, journal, tell=notes, stopping=stop.is_set)
             closing.callback(life.close)
             process = Process(plan, journal, life, lease, metrics, notes, lambda event: click.echo(_json(event)))
             # Only now: totals are of the whole topic, and shall not seem to jump.

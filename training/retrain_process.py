@@ -11,6 +11,8 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
+from collections.abc import Callable
 from typing import IO
 
 import msgspec
@@ -25,6 +27,7 @@ from training.retrain import Job, Result, retrain
 __all__ = ["error_name", "retrain_apart", "work"]
 
 # More threads would change the order of sums, and so the last bits of a model.
+LOOK_EVERY_S = 0.2
 _ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
@@ -40,26 +43,29 @@ class _Line(Struct, omit_defaults=True):
 
 
 def retrain_apart(
-    job: Job, *, seconds: float = 1800, memory_mb: int = 4096, progress: Steps = lambda name, share=None: None
-) -> Result:
-    """`training.retrain.retrain`, in a child process that ends with this one.
+    job: Job, *, seconds: float = 1800, memory_mb: int = 4096, progress: Steps = lambda name, share=None: None,
+    stopping: Callable[[], bool] = lambda: False,
+) -> Result:  # fmt: skip
+    """`training.retrain.retrain`, in a child process that ends with this one, or once `stopping` says so (on a thread).
 
-    Raises what that raises, and SluiceError when the child needs more time or memory, or crashes.
+    Raises what that raises, and SluiceError when the child needs more time or memory, was stopped, or crashes.
     """
     with tempfile.TemporaryFile() as said:
         child = subprocess.Popen(
             [sys.executable, "-m", "training.retrain_child", str(memory_mb), str(os.getpid())],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said, env={**os.environ, **_ENVIRONMENT},
         )  # fmt: skip
-        late = threading.Event()
+        over, late, deadline = threading.Event(), threading.Event(), time.monotonic() + seconds
 
-        def end() -> None:
-            late.set()
-            child.kill()
+        def watch() -> None:
+            while not over.wait(min(LOOK_EVERY_S, seconds)):
+                if time.monotonic() > deadline:
+                    late.set()
+                if late.is_set() or stopping():
+                    child.kill()
+                    return
 
-        timer = threading.Timer(seconds, end)
-        timer.daemon = True
-        timer.start()
+        threading.Thread(target=watch, name="training", daemon=True).start()
         try:
             assert child.stdin is not None and child.stdout is not None
             with contextlib.suppress(BrokenPipeError):
@@ -68,7 +74,7 @@ def retrain_apart(
             last = _follow(child.stdout, progress)
             code = child.wait()
         finally:
-            timer.cancel()
+            over.set()
             child.kill()
             child.wait()
         if last is not None and last.result is not None:
@@ -77,6 +83,8 @@ def retrain_apart(
             raise SluiceError(f"the training took longer than {seconds:g} s and was ended")
         if last is not None and last.error:
             raise _error(last, memory_mb)
+        if stopping():
+            raise SluiceError("the training was stopped")
         if code < 0:
             raise SluiceError(f"the training was ended by signal {-code}: it may need more than {memory_mb} MiB")
         said.seek(0)

@@ -80,5 +80,15 @@ def test_a_log_that_does_not_fit_the_version_in_force_ends_the_attempt(
         life = Lifecycle(settings, PLAN, journal, clock_ms=lambda: 2000, tell=hear)
         assert life.turn() is None  # the training was ended with its attempt
         assert journal.state.attempt is not None and journal.state.attempt.outcome == "aborted"
+        life.close()
+
+        journal.append(msgspec.structs.replace(asked, id="r4", against="1"))
+        trains = threading.Event()
+        life = Lifecycle(
+            settings, PLAN, journal, clock_ms=lambda: 2000, stopping=trains.is_set,
+            tell=lambda told: trains.set() if told.words.startswith("train:") else None,
+        )  # fmt: skip
+        assert life.turn() is None  # this process was asked to stop
+        assert journal.state.running is not None and journal.state.running.stage == "requested"
         assert len(client.search_model_versions(f"name = '{NAME}'")) == 2
         life.close()
