@@ -54,7 +54,7 @@ def test_a_version_that_settles_says_how_far_it_is(report: DriftReport) -> None:
     page = drift_page(replace(drift_report(shift=0.0, hours=0), settling=seen, part="variant=b history=new"))
     assert "(variant=b history=new) settles</h1>" in page and "310 rows of 23 users; 100 users are needed" in page
     assert "--variant=b --segment=history=new --json" in page
-    assert "as it was" not in page and "<svg" not in page
+    assert "as it was" not in page and "<svg" not in page and "click rate" not in page
     settled = drift_page(replace(report, settled_ms=86_400_000))
     assert "until 1970-01-02" in settled and "at training" not in settled
 
