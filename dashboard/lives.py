@@ -92,7 +92,10 @@ class _Life:
 
     def take(self, events: Iterable[LifecycleEvent]) -> None:
         """As many at once as there are: each fold copies what was seen."""
-        fresh = {event.id: event for event in events if event.id not in self.state.seen}
+        fresh: dict[str, LifecycleEvent] = {}
+        for event in events:
+            if event.id not in self.state.seen:
+                fresh.setdefault(event.id, event)
         self.state = fold(fresh.values(), self.state)
         for event in list(fresh.values())[-SHOWN:]:
             words = told(event)

@@ -57,6 +57,14 @@ def test_every_event_has_words_of_its_own(kind: Any) -> None:
     assert words.words and "another version" not in words.words and words.kind == kind.__struct_config__.tag
 
 
+def test_of_two_events_of_one_id_the_first_stands() -> None:
+    lives = Lives()
+    (request, *_) = released()
+    lives.take([request, replace(request, against="9")])
+    (life,) = lives.views()
+    assert (life.in_force, len(life.events)) == ("1", 1)
+
+
 def test_a_life_from_request_to_promotion() -> None:
     lives = Lives()
     events = released()
