@@ -24,10 +24,10 @@ from sluice.settings import Settings
 from training.options import Steps
 from training.retrain import Job, Result, retrain
 
-__all__ = ["error_name", "retrain_apart", "work"]
+__all__ = ["error_name", "follow", "retrain_apart", "work"]
 
-# More threads would change the order of sums, and so the last bits of a model.
 LOOK_EVERY_S = 0.2
+# More threads would change the order of sums, and so the last bits of a model.
 _ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
@@ -71,7 +71,7 @@ def retrain_apart(
             with contextlib.suppress(BrokenPipeError):
                 child.stdin.write(msgspec.json.encode(job))
                 child.stdin.close()
-            last = _follow(child.stdout, progress)
+            last = follow(child.stdout, progress)
             code = child.wait()
         finally:
             over.set()
@@ -92,11 +92,14 @@ def retrain_apart(
         raise SluiceError(f"the training ended with exit code {code}: {lines[-1][:300]}")
 
 
-def _follow(lines: IO[bytes], progress: Steps) -> _Line | None:
-    """The last line that is no step."""
+def follow(lines: IO[bytes], progress: Steps) -> _Line | None:
+    """The last line that is no step; none where it is cut off, as by a kill."""
     last = None
     for text in lines:
-        line = msgspec.json.decode(text, type=_Line)
+        try:
+            line = msgspec.json.decode(text, type=_Line)
+        except msgspec.DecodeError:
+            return None
         if line.step:
             progress(line.step, line.share)
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -20,7 +21,7 @@ from training.models import FeatureModel
 from training.retrain import model_hash
 from training.retrain_data import MAX_WEIGHT, effective_share, join
 from training.retrain_log import Logged, Row, fingerprint_of, missing
-from training.retrain_process import error_name
+from training.retrain_process import error_name, follow
 from training.train import train_one
 from training.weighted import Shown, figures
 
@@ -239,3 +240,11 @@ def test_an_error_of_a_training_reaches_its_parent_as_the_kind_it_is() -> None:
     assert error_name(Never("x")) == "ModelUnusable"
     assert error_name(MemoryError()) == "MemoryError"
     assert error_name(ZeroDivisionError()) == "ZeroDivisionError"
+
+
+@pytest.mark.parametrize(("said", "error"), [(b"", "ConfigError"), (b'{"result":{"mod', None)])
+def test_what_a_training_that_was_killed_did_not_say_to_its_end_is_no_answer(said: bytes, error: str | None) -> None:
+    steps: list[str] = []
+    lines = io.BytesIO(b'{"step":"log","share":0.5}\n{"error":"ConfigError"}\n' + said)
+    last = follow(lines, lambda name, share=None: steps.append(name))
+    assert (steps, last and last.error) == (["log"], error)
