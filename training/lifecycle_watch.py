@@ -34,7 +34,7 @@ def witnesses(experiments: Iterable[Experiment], serving: str, promoted_ms: int)
         one for one in experiments
         if one.state.status == "running"
         and any(one.rankers[name] == serving for name in one.rankers if name != one.control_name)
-        and len(one.state.changes) == one.state.revision  # all of them are known
+        and 0 < one.state.revision == len(one.state.changes)  # all of them are known
         and one.state.changes[0].at_ms > promoted_ms + FOLLOWED_MS
         and sum(change.action in ("create", "apply") for change in one.state.changes) == 1
     ]  # fmt: skip

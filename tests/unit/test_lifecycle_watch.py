@@ -66,6 +66,7 @@ def world(candidate: int, errors: int = 0) -> World:
         (experiment(change(1, at_ms=BEGUN_MS - 1)), False),  # routers may have served the version before
         (experiment(change(1), change(2)), False),  # configured anew: of its evidence nobody knows of what it is
         (experiment(change(21)), False),  # its first changes are forgotten
+        (msgspec.structs.replace(experiment(), state=State()), False),  # nobody knows when it began
         (experiment(change(1), change(2, "pause", status="paused")), False),
         (experiment(**{"@PolicyA": "@PolicyB"}), False),
         (experiment(**{"@PolicyA": "/2"}), False),
