@@ -2,7 +2,7 @@
 
 Everything it does can be done again: a version that was registered for an attempt is found, an experiment that is
 configured is left alone, an alias that points there is not moved. So after a kill at any moment the step is repeated
-and its event, which has the same id, counts once. Libraries: mlflow (through training.aliases).
+and its event, which has the same id, counts once. Libraries: mlflow (through sluice.adapters), msgspec.
 """
 
 from __future__ import annotations
@@ -10,12 +10,13 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TypeAlias
 
 import msgspec
 
 from sluice.adapters import catalogue
-from sluice.adapters.mlflow import ModelRef, ModelVersion, Registry
+from sluice.adapters.mlflow import ModelRef, Registry
 from sluice.adapters.redis import connect
 from sluice.adapters.shadow import ShadowStore
 from sluice.domain.experiment import Experiment
@@ -40,14 +41,13 @@ from sluice.domain.lifecycle_waits import Waits, waits
 from sluice.errors import ConfigError, Conflict, ModelUnusable, SluiceError, TransportError
 from sluice.names import Keys
 from sluice.settings import Settings
-from training.aliases import Aliases
+from training.lifecycle_alias import ServingAlias
 from training.lifecycle_journal import Journal
 from training.lifecycle_plan import Plan
 from training.lifecycle_release import BY, Decisions, hold, judge_shadow, stop_others
 from training.lifecycle_watch import complaint, witnesses
 from training.retrain import RESULT_TAG, Job, Result
 from training.retrain_process import retrain_apart
-from training.tracking import Tracking
 
 __all__ = ["Lifecycle"]
 
@@ -56,6 +56,8 @@ log = logging.getLogger(__name__)
 Deed: TypeAlias = LifecycleEvent | Waits
 """What came of a step"""
 WATCH_EVERY_MS = 10_000
+LONGEST, MOST = 1000, 20
+"""Characters of a text, and texts, in what is said"""
 OVERTAKEN = Waits(reason="overtaken", words="somebody else has changed it at this moment")
 
 
@@ -76,11 +78,13 @@ class Lifecycle:
         self._settings, self._plan, self._journal, self._clock_ms, self._tell = settings, plan, journal, clock_ms, tell
         self._stopping = stopping
         self._registry = Registry(settings)
+        self._alias = ServingAlias(settings, plan, journal)
         self._since_ms = clock_ms()
         self._decisions = Decisions(settings)
         self._tidied: tuple[str, bool] | None = None
         self._held = ""
         self._watched_ms = 0
+        self._stray = ""
         self._do: dict[str, Callable[[LifecycleState, Step, Attempt | None], Deed]] = {
             "request": self._request, "train": self._train, "judge": self._judge,
             "start-shadow": self._start_shadow, "judge-shadow": self._judge_shadow, "canary": self._canary,
@@ -95,7 +99,7 @@ class Lifecycle:
         state, now_ms = self._journal.poll(), self._clock_ms()
         self._tidy(state)
         step = next_step(state, now_ms, self._plan.policy, self._since_ms)
-        found: Deed = self._breach(state, now_ms) or (
+        found: Deed = self._seen(state, now_ms, step) or (
             self._done(state, step) if step is not None else waits(state, now_ms, self._plan.policy, self._since_ms)
         )
         if isinstance(found, Waits):
@@ -104,19 +108,34 @@ class Lifecycle:
         if found.id in self._journal.state.seen:
             return None  # somebody else was quicker
         self._journal.append(found)
-        self._put_right(found)
+        self._alias.put_right(found)
         log.info("%s@%s: %s", self._plan.model, self._plan.alias, found.__struct_config__.tag)
         return found
 
     def close(self) -> None:
         self._decisions.close()
 
-    def _breach(self, state: LifecycleState, now_ms: int) -> LifecycleEvent | None:
-        """While a version is warm: what experiments have against it, looked at now and then."""
-        warm = is_warm(state, now_ms, self._plan.policy) and state.breach is None and state.paused is None
-        if not warm or abs(now_ms - self._watched_ms) < WATCH_EVERY_MS:
+    def _seen(self, state: LifecycleState, now_ms: int, step: Step | None) -> LifecycleEvent | None:
+        """What nobody says on the topic, looked at now and then."""
+        if state.paused is not None or abs(now_ms - self._watched_ms) < WATCH_EVERY_MS:
             return None
         self._watched_ms = now_ms
+        if step is None and state.running is None and (moved := self._strayed(state)) is not None:
+            return moved
+        warm = is_warm(state, now_ms, self._plan.policy) and state.breach is None
+        return self._breach(state) if warm else None
+
+    def _strayed(self, state: LifecycleState) -> LifecycleEvent | None:
+        """An alias that points elsewhere at two looks: `sluice lifecycle rollback` moves it just before it says so."""
+        with suppress(TransportError, ModelUnusable):  # no step waits for it
+            now, before = self._alias.version(), self._stray
+            self._stray = now if state.in_force and now != state.in_force else ""
+            if self._stray and self._stray == before:
+                return self._moved_by_hand(state, now, "")
+        return None
+
+    def _breach(self, state: LifecycleState) -> LifecycleEvent | None:
+        """While a version is warm: what experiments have against it."""
         serving = self._plan.serving
         for one in witnesses(catalogue.load(self._settings).values(), serving, state.promoted_ms):
             found = complaint(one, serving, self._decisions.of(one))
@@ -144,12 +163,9 @@ class Lifecycle:
         told = event_id(plan.model, plan.alias, *parts)
         return {"id": told, "model": plan.model, "alias": plan.alias, "at_ms": self._clock_ms(), "cause": cause}
 
-    def _in_force(self) -> ModelVersion:
-        return self._registry.resolve(ModelRef(self._plan.model, alias=self._plan.alias))
-
     def _request(self, state: LifecycleState, step: Step, _: Attempt | None) -> LifecycleEvent:
         drift = state.drift if state.drift is not None and state.drift.id == step.cause else None
-        now = self._in_force().version
+        now = self._alias.version()
         if drift is not None and drift.version not in ("", now):
             return self._moved_by_hand(state, now, step.cause)
         # The attempt before is a part of the id: what it left open is asked for once more.
@@ -159,7 +175,8 @@ class Lifecycle:
         return _made(RetrainRequested, about, against=now, reason=step.reason, since_ms=since_ms)
 
     def _moved_by_hand(self, state: LifecycleState, now: str, cause: str) -> LifecycleEvent:
-        about = self._about("moved", cause, now, cause=cause)
+        # It may be moved to and fro, and what is said during an attempt changes nothing: each time another id.
+        about = self._about("moved", now, len(state.seen), cause=cause)
         return _made(MovedByHand, about, version=now, before=state.in_force)
 
     def _train(self, state: LifecycleState, step: Step, run: Attempt | None) -> Deed:
@@ -198,9 +215,10 @@ class Lifecycle:
     def _judge(self, state: LifecycleState, step: Step, run: Attempt | None) -> LifecycleEvent:
         assert run is not None
         tags = dict(self._registry.resolve(ModelRef(self._plan.model, version=run.version)).tags)
-        if RESULT_TAG not in tags:
+        try:
+            found = msgspec.json.decode(tags.get(RESULT_TAG, ""), type=Result)
+        except msgspec.DecodeError:  # of another release, or somebody changed it
             return self._ended(step, run, [f"version {run.version} carries no verdict of its model tests"])
-        found = msgspec.json.decode(tags[RESULT_TAG], type=Result)
         figures = dict(found.figures)
         if found.passed:
             return self._of(GatePassed, run, step, "gate", version=run.version, figures=figures)
@@ -232,7 +250,7 @@ class Lifecycle:
         assert run is not None
         wanted = self._plan.release(run.version, canary=True)
         (release,) = catalogue.apply(self._settings, [wanted], by=BY, why=f"canary of version {run.version}")
-        if release.state.status == "paused" and release.state.changes[-1].by == BY:
+        if release.state.status == "paused" and [one.by for one in release.state.changes[-1:]] == [BY]:
             catalogue.change(self._settings, release.name, "start", by=BY, why="the lifecycle was resumed")
         if release.state.status == "stopped":
             return self._stopped_from_outside(release, step, run)
@@ -253,20 +271,20 @@ class Lifecycle:
         )  # fmt: skip
 
     def _stopped_from_outside(self, release: Experiment, step: Step, run: Attempt) -> LifecycleEvent:
-        last = release.state.changes[-1]
-        why = f"experiment {release.name} was stopped" + (f": {last.why}" if last.why else "")
-        return self._of(Aborted, run, step, "stopped", by=last.by or "somebody", why=why)
+        by, why = next(((last.by, last.why) for last in reversed(release.state.changes)), ("", ""))
+        why = f"experiment {release.name} was stopped" + (f": {why}" if why else "")
+        return self._of(Aborted, run, step, "stopped", by=by or "somebody", why=why)
 
     def _promote(self, state: LifecycleState, step: Step, run: Attempt | None) -> Deed:
         assert run is not None
-        now = self._in_force().version
+        now = self._alias.version()
         if now not in (run.against, run.version):
             return self._ended(step, run, [f"the alias was moved by hand, from version {run.against} to {now}"])
 
         def due(state: LifecycleState) -> bool:
             return state.paused is None and state.running is not None and state.running.id == run.id
 
-        if now != run.version and not self._move(run.version, due):
+        if now != run.version and not self._alias.move(run.version, due):
             return OVERTAKEN
         return self._of(Promoted, run, step, "promoted", version=run.version, before=run.against)
 
@@ -282,8 +300,10 @@ class Lifecycle:
             raise ConfigError(f"{self._plan.serving}: moved by hand to version {event.version}: it is not moved back")
         if isinstance(event, Waits):
             raise Conflict(f"{self._plan.serving}: {event.words}: look again")
-        self._journal.append(event)
-        self._put_right(event)
+        latest = self._journal.append(event)
+        self._alias.put_right(event)
+        if isinstance(event, RolledBack) and latest.in_force != event.to:
+            raise Conflict(f"{self._plan.serving}: {OVERTAKEN.words}: look again")
         return event
 
     def _roll_back(self, state: LifecycleState, step: Step, _: Attempt | None) -> Deed:
@@ -292,53 +312,19 @@ class Lifecycle:
     def _taken_back(self, state: LifecycleState, reason: str, by: str, cause: str) -> Deed:
         run = state.attempt
         assert run is not None and state.before
-        now = self._in_force().version
+        now = self._alias.version()
         if now not in (state.in_force, state.before):
             return self._moved_by_hand(state, now, cause)
 
         def due(latest: LifecycleState) -> bool:
             return latest.running is None and (latest.in_force, latest.before) == (state.in_force, state.before)
 
-        if now != state.before and not self._move(state.before, due):
+        if now != state.before and not self._alias.move(state.before, due):
             return OVERTAKEN
         about = self._about(f"back {state.in_force}", run.id, cause=cause)
         return _made(
             RolledBack, about, attempt=run.id, version=state.in_force, to=state.before, reasons=(reason,), by=by
         )
-
-    def _move(self, version: str, due: Callable[[LifecycleState], bool]) -> bool:
-        """One call moves the alias: whoever asks meets the version before or this one.
-
-        False: the topic has meanwhile said that it is not to be moved. This process may have been suspended at any
-        moment, and MLflow compares nothing: so the topic is read to its end before, and once more after.
-        """
-        tracking = Tracking(self._settings)
-        with tracking.errors():
-            aliases = Aliases(tracking, self._settings, self._plan.model, "")
-            wanted = self._registry.resolve(ModelRef(self._plan.model, version=version))
-            if not due(self._journal.catch_up()):
-                return False
-            aliases.move(self._plan.alias, wanted)
-            state = self._journal.catch_up()
-            if due(state):
-                return True
-            self._restore(aliases, version, state.in_force)
-        return False
-
-    def _put_right(self, said: LifecycleEvent) -> None:
-        """What stood on the topic before `said` counts first: an alias that was moved for nothing goes back."""
-        stands, moved_to = self._journal.state.in_force, ""
-        if isinstance(said, Promoted | RolledBack):
-            moved_to = said.version if isinstance(said, Promoted) else said.to
-        if moved_to not in ("", stands):
-            tracking = Tracking(self._settings)
-            with tracking.errors():
-                self._restore(Aliases(tracking, self._settings, self._plan.model, ""), moved_to, stands)
-
-    def _restore(self, aliases: Aliases, version: str, stands: str) -> None:
-        if stands not in ("", version) and self._in_force().version == version:
-            aliases.move(self._plan.alias, self._registry.resolve(ModelRef(self._plan.model, version=stands)))
-            log.warning("%s: overtaken: version %s stays in force", self._plan.serving, stands)
 
     def _abandon(self, state: LifecycleState, step: Step, run: Attempt | None) -> LifecycleEvent:
         assert run is not None
@@ -367,5 +353,15 @@ class Lifecycle:
 
 
 def _made(kind: type, about: dict[str, str | int], **fields: object) -> LifecycleEvent:
-    made: LifecycleEvent = kind(**about, **fields)
+    made: LifecycleEvent = kind(**about, **{name: _short(value) for name, value in fields.items()})
     return made
+
+
+def _short(value: object) -> object:
+    """What others said (an error, a monitor) fits into an event."""
+    match value:
+        case str() if len(value) > LONGEST:
+            return value[: LONGEST - 1] + "…"
+        case tuple():
+            return tuple(_short(one) for one in value[:MOST])
+    return value

@@ -15,7 +15,7 @@ from sluice.adapters.reader import TopicReader
 from sluice.domain.events import decode, encode
 from sluice.domain.lifecycle import LifecycleState, fold
 from sluice.domain.lifecycle_events import LifecycleEvent
-from sluice.errors import InvalidEvent, TransportError
+from sluice.errors import ConfigError, InvalidEvent, TransportError
 from sluice.names import LIFECYCLE
 from sluice.settings import Settings
 
@@ -37,7 +37,11 @@ class Journal:
         self.state = LifecycleState()
         self.events: list[LifecycleEvent] = []
         """Those of this life, in the order of the topic, once each"""
-        self._take(self._reader.rest())
+        try:
+            self._take(self._reader.rest())
+        except BaseException:
+            self._reader.close()
+            raise
 
     def catch_up(self) -> LifecycleState:
         """Read what the topic holds at this moment; the state after it. Raises TransportError."""
@@ -59,14 +63,21 @@ class Journal:
         return self.state
 
     def append(self, event: LifecycleEvent) -> LifecycleState:
-        """Write `event` and read it back: what stood before it on the topic counts first. Raises TransportError."""
-        failed: list[str] = []
+        """Write `event` and read it back: what stood before it on the topic counts first.
+
+        Raises ConfigError for an event that nobody could read (a text that is too long), TransportError.
+        """
+        value, failed = encode(event), list[str]()
+        try:
+            decode(value, cast(Any, LifecycleEvent))
+        except InvalidEvent as error:
+            raise ConfigError(f"{event.__struct_config__.tag}: {error}") from error
 
         def delivered(error: KafkaError | None, _: Message) -> None:
             if error is not None:
                 failed.append(error.str())
 
-        self._producer.produce(LIFECYCLE, key=self._model, value=encode(event), on_delivery=delivered)
+        self._producer.produce(LIFECYCLE, key=self._model, value=value, on_delivery=delivered)
         if self._producer.flush(WAIT_S) or failed:
             raise TransportError(f"topic {LIFECYCLE}: {failed[0] if failed else 'not acknowledged'}")
         deadline = time.monotonic() + WAIT_S

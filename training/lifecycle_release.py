@@ -35,11 +35,11 @@ class Decided(NamedTuple):
 
 
 class Decisions:
-    """What was decided of every experiment that was asked for."""
+    """What was decided of every experiment. Nothing is read before the first question."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._read: dict[str, Subscription[DecisionMade]] = {}
+        self._read: Subscription[DecisionMade] | None = None
         self._found: dict[str, Decided] = {}
 
     def of(self, experiment: Experiment) -> Decided | None:
@@ -47,20 +47,17 @@ class Decisions:
 
         Raises TransportError when the topic cannot be read to its end.
         """
-        name = experiment.name
-        if name not in self._read:
-            self._read[name] = Subscription(DECISIONS, experiment=name, from_start=True, settings=self._settings)
-        wanted = config_hash(experiment)
-        for decision in self._new(self._read[name]):
-            if decision.config_hash == wanted:
-                before = self._found.get(name)
-                move = decision.canary.move if decision.canary is not None else None
-                told = move is not None and move.because != "evidence"
-                self._found[name] = Decided(decision, decision if told or before is None else before.moved)
-            else:
-                self._found.pop(name, None)
-        found = self._found.get(name)
-        return found if found is not None and found.latest.config_hash == wanted else None
+        if self._read is None:
+            self._read = Subscription(DECISIONS, from_start=True, settings=self._settings)
+        for decision in self._new(self._read):
+            before = self._found.get(decision.experiment)
+            move = decision.canary.move if decision.canary is not None else None
+            told = move is not None and move.because != "evidence"
+            goes_on = before is not None and before.latest.config_hash == decision.config_hash
+            moved = before.moved if before is not None and goes_on and not told else decision
+            self._found[decision.experiment] = Decided(decision, moved)
+        found = self._found.get(experiment.name)
+        return found if found is not None and found.latest.config_hash == config_hash(experiment) else None
 
     @staticmethod
     def _new(read: Subscription[DecisionMade]) -> Iterator[DecisionMade]:
@@ -73,9 +70,8 @@ class Decisions:
                 raise TransportError(f"topic {DECISIONS}: its end is not reached")
 
     def close(self) -> None:
-        for one in self._read.values():
-            one.close()
-        self._read.clear()
+        if self._read is not None:
+            self._read.close()
 
 
 class ShadowVerdict(NamedTuple):

@@ -14,6 +14,7 @@ from lives import ALIAS, CATALOGUE, NAME, PLAN, Stand
 from registered_models import likes, register
 
 from sluice.adapters import catalogue
+from sluice.domain.experiment import config_hash
 from sluice.domain.lifecycle import LifecycleState
 from sluice.domain.lifecycle_events import (
     Abandoned,
@@ -37,6 +38,8 @@ from training.lifecycle import Lifecycle
 from training.lifecycle_command import lifecycle
 from training.lifecycle_journal import Journal
 from training.lifecycle_plan import Plan
+from training.lifecycle_release import Decisions
+from training.retrain import RESULT_TAG
 
 QUICK = msgspec.structs.replace(PLAN, policy=msgspec.structs.replace(PLAN.policy, canary=False))
 ADA = {"by": "ada", "why": "because"}
@@ -80,8 +83,11 @@ def test_what_somebody_deleted_ends_the_attempt(stand: Stand, deleted: str, word
         assert status(stand) == "stopped"
 
 
-def test_a_version_without_a_verdict_is_not_released(stand: Stand) -> None:
+@pytest.mark.parametrize("verdict", ["", "{}", "yes"])
+def test_a_version_without_a_verdict_is_not_released(stand: Stand, verdict: str) -> None:
     stand.trained()  # and registered by somebody, not by a training of ours
+    if verdict:
+        stand.client.set_model_version_tag(NAME, "2", RESULT_TAG, verdict)
     ended = stand.turn()
     assert isinstance(ended, Abandoned) and ended.reasons == ("version 2 carries no verdict of its model tests",)
     assert stand.alias == "1"
@@ -109,6 +115,77 @@ def test_an_alias_that_somebody_moved_after_the_promotion_is_left_there(stand: S
     assert isinstance(told, MovedByHand) and (told.version, told.before) == ("1", "3")
     assert stand.turn(QUICK) is None
     assert stand.kinds.count("retrain-requested") == 1
+
+
+def test_an_alias_that_somebody_moved_is_told_of_before_anything_asks(stand: Stand) -> None:
+    stand.say(RetrainRequested(id="r", model=NAME, alias=ALIAS, at_ms=1, against="1", reason="x"))
+    stand.say(Aborted(id="a", model=NAME, alias=ALIAS, at_ms=1, attempt="r", **ADA))
+    with Journal(stand.settings, NAME, ALIAS) as journal:
+        life = Lifecycle(stand.settings, PLAN, journal, clock_ms=lambda: stand.at_ms)
+
+        def looks(times: int) -> list[LifecycleEvent | None]:
+            found = []
+            for _ in range(times):
+                stand.at_ms += 10_000
+                found.append(life.turn())
+            return found
+
+        for version in ("2", "1", "2"):
+            stand.client.set_registered_model_alias(NAME, ALIAS, version)
+            first, told, after = looks(3)
+            assert isinstance(told, MovedByHand) and (first, after) == (None, None)
+            assert (told.version, journal.state.in_force) == (version, version)
+        journal.append(DriftDetected(id="d2", model=NAME, at_ms=6, version="2", since_ms=0, until_ms=1))
+        (asked,) = looks(1)
+        assert isinstance(asked, RetrainRequested) and asked.against == "2"
+        life.close()
+
+
+def test_of_what_others_say_at_length_the_beginning_is_kept(stand: Stand) -> None:
+    reasons = ("fewer clicks, " * 400,) * 2
+    stand.say(msgspec.structs.replace(stand.drift, reasons=reasons))
+    asked = stand.turn()
+    assert isinstance(asked, RetrainRequested)
+    assert (len(asked.reason), asked.reason[:12]) == (1000, "fewer clicks")
+    with Journal(stand.settings, NAME, ALIAS) as journal:
+        assert journal.state.running is not None
+        unreadable = msgspec.structs.replace(asked, id="r2", reason="x" * 3000)
+        with pytest.raises(ConfigError, match=r"retrain-requested: .*length <= 2000 - at `\$.reason`"):
+            journal.append(unreadable)
+    assert len(stand.records) == 2
+
+
+def test_decisions_on_many_experiments_are_told_apart(stand: Stand) -> None:
+    release, decisions = PLAN.release("2", canary=True), Decisions(stand.settings)
+    other = msgspec.structs.replace(release, name="films-3")
+    assert decisions.of(release) is None
+    stand.decide(1, "running", 5)
+    found = decisions.of(release)
+    assert found is not None and (found.latest.version, found.latest.experiment) == (1, "films-2")
+    assert decisions.of(other) is None
+    stand.write(msgspec.structs.replace(found.latest, experiment="films-3", config_hash=config_hash(other), version=7))
+    of_other = decisions.of(other)
+    assert of_other is not None and of_other.latest.version == 7
+    assert decisions.of(release) == found
+    stand.write(msgspec.structs.replace(found.latest, version=2, config_hash="of another one"))
+    assert decisions.of(release) is None
+    decisions.close()
+
+
+def test_a_rollback_by_hand_that_was_overtaken_is_no_success(stand: Stand) -> None:
+    gated(stand, QUICK)
+    assert isinstance(stand.turn(QUICK), Promoted)
+
+    class Overtaken(Journal):
+        def append(self, event: LifecycleEvent) -> LifecycleState:
+            stand.say(RetrainRequested(id="r2", model=NAME, alias=ALIAS, at_ms=9, against="2", reason="x"))
+            return super().append(event)
+
+    with Overtaken(stand.settings, NAME, ALIAS) as journal:
+        life = Lifecycle(stand.settings, QUICK, journal, clock_ms=lambda: stand.at_ms)
+        with pytest.raises(Conflict, match="look again"):
+            life.roll_back("no", by="ada")
+    assert stand.alias == "2"
 
 
 def test_the_release_of_an_attempt_that_was_ended_is_stopped_though_the_next_one_has_begun(stand: Stand) -> None:
