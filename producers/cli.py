@@ -185,13 +185,15 @@ def _told_by_signals() -> Iterator[tuple[threading.Event, threading.Event]]:
 
     if threading.current_thread() is threading.main_thread():
         before = {kind: signal.signal(kind, handle) for kind in (signal.SIGTERM, signal.SIGINT)}
-        before[signal.SIGUSR1] = signal.signal(signal.SIGUSR1, lambda *_: held.set())
-        before[signal.SIGUSR2] = signal.signal(signal.SIGUSR2, lambda *_: held.clear())
+        signal.signal(signal.SIGUSR1, lambda *_: held.set())
+        signal.signal(signal.SIGUSR2, lambda *_: held.clear())
     try:
         yield stop, held
     finally:
         for kind, handler in before.items():
             signal.signal(kind, handler)
+        for kind in (signal.SIGUSR1, signal.SIGUSR2) if before else ():
+            signal.signal(kind, signal.SIG_IGN)  # by default they would end a replay that is all but done
 
 
 @contextmanager
