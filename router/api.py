@@ -5,7 +5,7 @@
 | `api_assign` | `/assign`, `/rank` |
 | `api_events` | `/events` |
 | `api_reading` | experiments, decisions, counters, health, metrics |
-| `api_drift` | drift of models |
+| `api_drift` | drift and lives of models |
 | `api_control` | experiments are created, started, paused, … |
 | `api_gate`, `api_problems` | sizes, token, errors |
 | `api_document`, `api_page` | OpenAPI, and the page that shows it |

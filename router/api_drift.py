@@ -1,4 +1,7 @@
-"""Drift of models: what monitors last said, and rows beside the reference of a model. Libraries: FastAPI, msgspec."""
+"""Drift and lives of models: what those who watch or lead them last said, and rows beside the reference of a model.
+
+Libraries: FastAPI, msgspec.
+"""
 
 from __future__ import annotations
 
@@ -10,16 +13,18 @@ from typing import Annotated, TypeVar
 
 import msgspec
 import numpy as np
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Path, Query, Request, Response
 
 from router.api_document import answers, takes
 from router.api_problems import ApiProblem, answered, decoded
 from router.serving import Service
 from sluice.adapters.drift import DriftBoard
+from sluice.adapters.lives import LifeBoard
 from sluice.adapters.mlflow import Registry, parse_model_uri
 from sluice.adapters.redis import connect
 from sluice.domain.api_drift import DriftAnswer, DriftCheckBody, DriftRow
 from sluice.domain.drift import LEAST_USERS, DriftReport, Reference, Rows, check
+from sluice.domain.lifecycle_waits import LifeAnswer
 from sluice.errors import ConfigError, ModelUnusable
 from sluice.names import Keys
 
@@ -32,6 +37,7 @@ REFERENCES = 8
 
 T = TypeVar("T")
 Model = Annotated[str | None, Query(max_length=256, description="Only this registered model")]
+Life = Annotated[str, Path(max_length=512, pattern=r"^[^/@]+@[^/@]+$", examples=["movielens_ctr_ab@PolicyB"])]
 _CHECK = DriftCheckBody(
     model="movielens_ctr_ab@PolicyB", columns=("user_like_rate", "item_like_rate"),
     rows=(DriftRow(user_id="429", features=(0.61, None), score=0.58),),
@@ -78,7 +84,8 @@ def routes(service: Service) -> APIRouter:
     """Their routes on `service`."""
     api = APIRouter(tags=["drift"])
     busy, references = _Busy(), _References(Registry(service.settings))
-    board = DriftBoard(connect(service.settings, timeout_s=2.0), Keys(service.settings.prefix))
+    client, keys = connect(service.settings, timeout_s=2.0), Keys(service.settings.prefix)
+    board = DriftBoard(client, keys)
     check_body = msgspec.json.Decoder(DriftCheckBody)
 
     @api.get("/drift", summary="Drift of the models", responses=answers(DriftAnswer, 422, 503, body=False))
@@ -87,6 +94,14 @@ def routes(service: Service) -> APIRouter:
         if service.breaker.open:
             raise ApiProblem.away("Redis is away")
         return answered(DriftAnswer(drift=tuple(await busy.run(lambda: board.latest(model)))))
+
+    @api.get("/lifecycle/{model}", summary="The life of a model", responses=answers(LifeAnswer, 422, 503, body=False))
+    async def lifecycle(model: Life) -> Response:
+        """Who leads it, and what it waits for: as `sluice lifecycle status --json` says."""
+        if service.breaker.open:
+            raise ApiProblem.away("Redis is away")
+        name, _, alias = model.rpartition("@")
+        return answered(await busy.run(LifeBoard(client, keys, name, alias).get))
 
     @api.post(
         "/drift-check", summary="Rows beside the reference of a model",

@@ -1,6 +1,6 @@
 """`sluice lifecycle run`: turn after turn, as the only one that leads this life, watched by metrics.
 
-Libraries: prometheus-client (through sluice.adapters).
+Libraries: msgspec, prometheus-client (through sluice.adapters).
 """
 
 from __future__ import annotations
@@ -12,13 +12,15 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import get_args
 
+from msgspec.structs import asdict
+
 from sluice.adapters.kafka import KafkaException
 from sluice.adapters.lease import Lease
 from sluice.adapters.lives import LifeBoard
 from sluice.adapters.metrics import Metrics, Reading
 from sluice.domain.lifecycle import Stage, waits_for_approval
 from sluice.domain.lifecycle_events import LifecycleEvent
-from sluice.domain.lifecycle_waits import LifeTold, Waits
+from sluice.domain.lifecycle_waits import Waits, WaitsTold
 from sluice.errors import Conflict, SluiceError, TransportError
 from training.lifecycle import Lifecycle
 from training.lifecycle_journal import Journal
@@ -47,7 +49,7 @@ class Notes:
             return
         self._last, self._at_s = waits, now_s
         with suppress(TransportError):  # no step waits for it
-            self._board.put(LifeTold(at_ms=time.time_ns() // 1_000_000, waits=waits))
+            self._board.put(WaitsTold(at_ms=time.time_ns() // 1_000_000, **asdict(waits)))
 
 
 class Process:

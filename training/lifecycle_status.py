@@ -5,60 +5,51 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
-from sluice.adapters.lease import holder
 from sluice.adapters.lives import LifeBoard
 from sluice.adapters.redis import connect
 from sluice.domain.lifecycle import LifecycleState
 from sluice.domain.lifecycle_events import LifecycleEvent
-from sluice.domain.lifecycle_waits import LifeTold
+from sluice.domain.lifecycle_waits import LifeAnswer
 from sluice.errors import ConfigError, TransportError
 from sluice.names import Keys
 from sluice.settings import Settings
 
-__all__ = ["Led", "as_object", "in_words", "led"]
+__all__ = ["as_object", "in_words", "led"]
 
 log = logging.getLogger(__name__)
 
 SHOWN = 10
 
 
-class Led(NamedTuple):
-    """What Redis knows of the process that leads."""
-
-    known: bool
-    """False: Redis does not answer"""
-    leader: str | None
-    told: LifeTold | None
-    """What it last said; None without a leader"""
-
-
-def led(settings: Settings, model: str, alias: str) -> Led:
-    keys = Keys(settings.prefix)
+def led(settings: Settings, model: str, alias: str) -> LifeAnswer | None:
+    """None, and a line in the log, where Redis does not answer."""
     try:
         settings.require_redis()
         with connect(settings) as client:
-            leader = holder(client, keys.lifecycle(model, alias))
-            told = LifeBoard(client, keys, model, alias).get() if leader is not None else None
+            return LifeBoard(client, Keys(settings.prefix), model, alias).get()
     except (TransportError, ConfigError) as error:
         log.warning("who leads is not known: %s", error)
-        return Led(False, None, None)
-    return Led(True, leader, told)
+        return None
 
 
-def as_object(model: str, state: LifecycleState, events: Sequence[LifecycleEvent], by: Led) -> dict[str, Any]:
-    """For `--json`."""
+def as_object(
+    model: str, state: LifecycleState, events: Sequence[LifecycleEvent], by: LifeAnswer | None
+) -> dict[str, Any]:
+    """For `--json`. by: None where it is not known."""
     told = msgspec.to_builtins(state)
     del told["seen"]
-    waits = None if by.told is None else {**msgspec.to_builtins(by.told.waits), "at_ms": by.told.at_ms}
-    return {"model": model, "state": told, "leader": by.leader, "waits": waits, "events": events}
+    leader, waits = (by.leader, by.waits) if by is not None else (None, None)
+    return {"model": model, "state": told, "leader": leader, "waits": waits, "events": events}
 
 
-def in_words(model: str, state: LifecycleState, events: Sequence[LifecycleEvent], by: Led) -> list[str]:
-    """Lines for people, the latest events last."""
+def in_words(
+    model: str, state: LifecycleState, events: Sequence[LifecycleEvent], by: LifeAnswer | None
+) -> list[str]:  # fmt: skip
+    """Lines for people, the latest events last. by: as in `as_object`."""
     lines = [f"{model}: version {state.in_force or 'unknown'} is in force"]
     if state.before:
         lines[0] += f", before it version {state.before}"
@@ -74,14 +65,14 @@ def in_words(model: str, state: LifecycleState, events: Sequence[LifecycleEvent]
     return lines
 
 
-def _who(by: Led) -> list[str]:
-    if not by.known:
+def _who(by: LifeAnswer | None) -> list[str]:
+    if by is None:
         return []
     return [f"led by {by.leader}" if by.leader is not None else "nobody leads it: `sluice lifecycle run FILE` does"]
 
 
-def _what(state: LifecycleState, by: Led) -> list[str]:
-    waits = by.told.waits if by.told is not None else None
+def _what(state: LifecycleState, by: LifeAnswer | None) -> list[str]:
+    waits = by.waits if by is not None else None
     # Somebody may have paused it a moment ago, or while nobody leads.
     if state.paused is not None and (waits is None or waits.reason != "paused"):
         return [f"paused by {state.paused.by}: {state.paused.why}"]

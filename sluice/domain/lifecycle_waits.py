@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from sluice.domain.lifecycle import LifecycleState, Policy, held_back, next_schedule_ms, waits_for_approval, wanted
 
-__all__ = ["LifeTold", "Waits", "waits"]
+__all__ = ["LifeAnswer", "Waits", "WaitsTold", "waits"]
 
 
 class Waits(Struct, frozen=True, kw_only=True):
@@ -25,12 +25,20 @@ class Waits(Struct, frozen=True, kw_only=True):
     """Where a time is known at which it goes on by itself"""
 
 
-class LifeTold(Struct, frozen=True, kw_only=True):
-    """What the process that leads a life last said of it."""
+class WaitsTold(Waits, frozen=True, kw_only=True):
+    """What the process that leads a life last said that it waits for, or is at."""
 
     at_ms: int
     """Clock of that process"""
-    waits: Waits
+
+
+class LifeAnswer(Struct, frozen=True, kw_only=True):
+    """Who leads the life of a model, and what it waits for."""
+
+    leader: str | None
+    """Null: nobody does"""
+    waits: WaitsTold | None
+    """Null without a leader"""
 
 
 def waits(state: LifecycleState, now_ms: int, policy: Policy, since_ms: int = 0) -> Waits:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from http_service import Running, Servers, serving
@@ -13,10 +14,13 @@ from msgspec.structs import replace
 from registered_models import NAME, likes, register
 
 from sluice.adapters.drift import KEPT, DriftBoard
+from sluice.adapters.lease import Lease
+from sluice.adapters.lives import LifeBoard
 from sluice.adapters.mlflow import ARTIFACT
 from sluice.adapters.redis import connect
 from sluice.domain.api_drift import MAX_CHECKED, DriftSeen
 from sluice.domain.drift import DRIFT_FILE, Outcomes, Rows, check, make_reference
+from sluice.domain.lifecycle_waits import WaitsTold
 from sluice.features import make_catalogue, names
 from sluice.names import Keys
 from sluice.settings import Settings
@@ -104,6 +108,25 @@ def test_what_cannot_be_compared_is_refused_in_words(api: Running) -> None:
     assert refused(api, 422, many)["field"] == "rows"
 
 
+def test_what_a_life_waits_for_is_told_while_somebody_leads_it(api: Running, servers: Servers) -> None:
+    keys = Keys(servers.settings.prefix)
+    nobody = {"leader": None, "waits": None}
+    assert api.get("/lifecycle/m@a").json() == nobody
+    told = {"reason": "cooldown", "words": "of the last one", "until_ms": 9, "at_ms": 5}
+    with connect(servers.settings) as client:
+        LifeBoard(client, keys, "m", "a").put(msgspec.convert(told, WaitsTold))
+        assert api.get("/lifecycle/m@a").json() == nobody
+        with Lease(client, keys.lifecycle("m", "a"), "vm, process 7") as lease:
+            assert lease.take()
+            assert api.get("/lifecycle/m@a").json() == {"leader": "vm, process 7", "waits": told}
+            assert api.get("/lifecycle/m@b").json() == nobody
+            client.set(keys.life_told("m", "a"), b'{"at_ms": 1}')  # of another release
+            assert api.get("/lifecycle/m@a").json() == {"leader": "vm, process 7", "waits": None}
+    for wrong in ("m", "m@", "@a", "m@a@b"):
+        answer = api.get(f"/lifecycle/{wrong}")
+        assert (answer.status_code, answer.headers["content-type"]) == (422, "application/problem+json")
+
+
 def test_what_monitors_said_last_is_told_the_latest_first(api: Running, servers: Servers) -> None:
     assert api.get("/drift").json() == {"drift": []}
     rows = shown(np.random.default_rng(7), 60)
@@ -123,6 +146,7 @@ def test_what_monitors_said_last_is_told_the_latest_first(api: Running, servers:
     assert api.get("/drift?model=none").json() == {"drift": []}
     # A reader that asks while Redis is away is told so; the service lives.
     servers.freeze("redis")
-    answer = api.get("/drift")
+    refusals = [api.get("/drift"), api.get("/lifecycle/m@a")]
     servers.thaw("redis")
-    assert (answer.status_code, answer.headers["content-type"]) == (503, "application/problem+json")
+    for answer in refusals:
+        assert (answer.status_code, answer.headers["content-type"]) == (503, "application/problem+json")
