@@ -324,7 +324,7 @@ def subscribe(
     """Subscribe to a topic: every record, to every subscriber, as a frozen typed event.
 
     topic: `decisions`, `variant-stats`, `assignments`, `impressions`, `raw-impressions`, `clicks`,
-        `dead-letters`, `experiments` or `lifecycle` (whose records are dicts).
+        `dead-letters`, `shadow`, `rankings`, `experiments` or `lifecycle`.
     experiment: only events of this experiment, on topics whose records name one.
     from_start: begin with the oldest record kept; otherwise with what is written after this call returned.
     follow: go on for ever; otherwise end at what the topic held when the subscription began.
