@@ -14,6 +14,8 @@ from lives import ALIAS, CATALOGUE, NAME, PLAN, Stand
 from registered_models import likes, register
 
 from sluice.adapters import catalogue
+from sluice.adapters.kafka import producer
+from sluice.domain.events import DecisionMade, encode
 from sluice.domain.experiment import config_hash
 from sluice.domain.lifecycle import LifecycleState
 from sluice.domain.lifecycle_events import (
@@ -33,6 +35,7 @@ from sluice.domain.lifecycle_events import (
     ShadowStarted,
 )
 from sluice.errors import ConfigError, Conflict
+from sluice.names import DECISIONS, LIFECYCLE
 from sluice.settings import Settings
 from training.lifecycle import Lifecycle
 from training.lifecycle_command import lifecycle
@@ -153,6 +156,22 @@ def test_of_what_others_say_at_length_the_beginning_is_kept(stand: Stand) -> Non
         with pytest.raises(ConfigError, match=r"retrain-requested: .*length <= 2000 - at `\$.reason`"):
             journal.append(unreadable)
     assert len(stand.records) == 2
+
+
+def test_what_is_no_event_of_the_topic_is_passed_over(stand: Stand) -> None:
+    client = producer(stand.settings)
+    good = encode(stand.drift)
+    for wrong in (None, b"", b"\xff", b"[" * 60_000, b'{"type":"no-such"}', good.replace(b'"at_ms":1', b'"at_ms":-1')):
+        client.produce(LIFECYCLE, key=NAME, value=wrong)
+    client.produce(LIFECYCLE, key=NAME, value=good.replace(b"{", b'{"unknown":"' + b"x" * 70_000 + b'",', 1))
+    old = DecisionMade.__struct_config__.tag
+    client.produce(DECISIONS, key="films-2", value=f'{{"type":"{old}","experiment":"films-2","v":0}}'.encode())
+    assert client.flush(10) == 0
+    assert stand.turn() is None and stand.kinds == []
+    gated(stand)
+    assert stand.turn() is None
+    stand.decide(1, "running", 5)
+    assert isinstance(stand.turn(), CanaryAdvanced)
 
 
 def test_decisions_on_many_experiments_are_told_apart(stand: Stand) -> None:
