@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from typing import TypeAlias
 
 import msgspec
@@ -120,19 +119,25 @@ class Lifecycle:
         if state.paused is not None or abs(now_ms - self._watched_ms) < WATCH_EVERY_MS:
             return None
         self._watched_ms = now_ms
-        if step is None and state.running is None and (moved := self._strayed(state)) is not None:
+        if (step is None or state.running is not None) and (moved := self._strayed(state)) is not None:
             return moved
         warm = is_warm(state, now_ms, self._plan.policy) and state.breach is None
         return self._breach(state) if warm else None
 
     def _strayed(self, state: LifecycleState) -> LifecycleEvent | None:
         """An alias that points elsewhere at two looks: `sluice lifecycle rollback` moves it just before it says so."""
-        with suppress(TransportError, ModelUnusable):  # no step waits for it
-            now, before = self._alias.version(), self._stray
-            self._stray = now if state.in_force and now != state.in_force else ""
-            if self._stray and self._stray == before:
-                return self._moved_by_hand(state, now, "")
-        return None
+        run, before = state.running, self._stray
+        try:
+            now = self._alias.version()
+        except (TransportError, ModelUnusable):
+            return None  # no step waits for it
+        expected = (state.in_force,) if run is None else (run.against, run.version)
+        self._stray = "" if not state.in_force or now in expected else now
+        if not self._stray or self._stray != before:
+            return None
+        if run is None:
+            return self._moved_by_hand(state, now, "")
+        return self._passed_by(Step(act="abandon", cause=run.latest), run, now)
 
     def _breach(self, state: LifecycleState) -> LifecycleEvent | None:
         """While a version is warm: what experiments have against it."""
@@ -279,7 +284,7 @@ class Lifecycle:
         assert run is not None
         now = self._alias.version()
         if now not in (run.against, run.version):
-            return self._ended(step, run, [f"the alias was moved by hand, from version {run.against} to {now}"])
+            return self._passed_by(step, run, now)
 
         def due(state: LifecycleState) -> bool:
             return state.paused is None and state.running is not None and state.running.id == run.id
@@ -332,6 +337,9 @@ class Lifecycle:
 
     def _ended(self, step: Step, run: Attempt, reasons: list[str]) -> LifecycleEvent:
         return self._of(Abandoned, run, step, "abandoned", reasons=tuple(reasons))
+
+    def _passed_by(self, step: Step, run: Attempt, now: str) -> LifecycleEvent:
+        return self._ended(step, run, [f"the alias was moved by hand, from version {run.against} to {now}"])
 
     def _of(self, kind: type, run: Attempt, step: Step, what: str, **fields: object) -> LifecycleEvent:
         return _made(kind, self._about(what, run.id, cause=step.cause), attempt=run.id, **fields)

@@ -61,6 +61,15 @@ def gated(stand: Stand, plan: Plan = PLAN) -> str:
     return attempt
 
 
+def looks(stand: Stand, life: Lifecycle, times: int) -> list[LifecycleEvent | None]:
+    """What comes of so many turns, in each of which the alias is looked at."""
+    found = []
+    for _ in range(times):
+        stand.at_ms += 10_000
+        found.append(life.turn())
+    return found
+
+
 def status(stand: Stand, release: str = "films-2") -> str:
     return catalogue.load(stand.settings)[release].state.status
 
@@ -125,22 +134,30 @@ def test_an_alias_that_somebody_moved_is_told_of_before_anything_asks(stand: Sta
     stand.say(Aborted(id="a", model=NAME, alias=ALIAS, at_ms=1, attempt="r", **ADA))
     with Journal(stand.settings, NAME, ALIAS) as journal:
         life = Lifecycle(stand.settings, PLAN, journal, clock_ms=lambda: stand.at_ms)
-
-        def looks(times: int) -> list[LifecycleEvent | None]:
-            found = []
-            for _ in range(times):
-                stand.at_ms += 10_000
-                found.append(life.turn())
-            return found
-
         for version in ("2", "1", "2"):
             stand.client.set_registered_model_alias(NAME, ALIAS, version)
-            first, told, after = looks(3)
+            first, told, after = looks(stand, life, 3)
             assert isinstance(told, MovedByHand) and (first, after) == (None, None)
             assert (told.version, journal.state.in_force) == (version, version)
         journal.append(DriftDetected(id="d2", model=NAME, at_ms=6, version="2", since_ms=0, until_ms=1))
-        (asked,) = looks(1)
+        (asked,) = looks(stand, life, 1)
         assert isinstance(asked, RetrainRequested) and asked.against == "2"
+        life.close()
+
+
+def test_an_alias_that_somebody_moved_ends_the_attempt_before_its_canary_is_through(
+    stand: Stand, tmp_path: Path
+) -> None:  # fmt: skip
+    gated(stand)
+    with Journal(stand.settings, NAME, ALIAS) as journal:
+        life = Lifecycle(stand.settings, PLAN, journal, clock_ms=lambda: stand.at_ms)
+        stand.client.set_registered_model_alias(NAME, ALIAS, "2")  # as a promotion that was killed leaves it
+        assert looks(stand, life, 3) == [None] * 3
+        register(stand.settings.mlflow_uri, tmp_path / "3", ALIAS, likes("item_new", CATALOGUE))
+        _, ended, told = looks(stand, life, 3)
+        assert isinstance(ended, Abandoned) and ended.reasons == ("the alias was moved by hand, from version 1 to 3",)
+        assert isinstance(told, MovedByHand) and (told.version, stand.alias) == ("3", "3")
+        assert status(stand) == "stopped"
         life.close()
 
 
