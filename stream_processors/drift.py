@@ -93,7 +93,7 @@ class DriftWatch:
         for topic, take in ((RANKINGS, self._ranking), (CLICKS, self._click)):
             for partition, batch in self._batches(topic, ends[topic]):
                 for message in batch:
-                    take(partition, message.value())
+                    take(partition, message)
                 self.records += len(batch)
                 if not go_on():
                     return self.report
@@ -130,14 +130,15 @@ class DriftWatch:
             start = self._next.get((topic, partition), low)
             if start < low:
                 text = f"{topic}[{partition}]: offset {start} is next, the log holds {low} to {high}"
-                raise LogTruncated(f"{text}: start again to go on with what is there")
+                raise LogTruncated(f"{text}: begin again, to go on with what is there")
             for batch in read_range(self._settings, topic, partition, start, high):
                 yield partition, batch
             self._next[topic, partition] = max(start, high)
 
-    def _ranking(self, partition: int, value: bytes | None) -> None:
-        joiner, head = self._watched.joiner, decoded(_heads, value)
-        if head is None:
+    def _ranking(self, partition: int, message: Message) -> None:
+        joiner, value = self._watched.joiner, message.value()
+        head = decoded(_heads, value)
+        if head is None or self._ahead(message, head.at_ms):
             self.malformed += 1
         elif not joiner.passes_over(partition, head.user_id, head.at_ms):
             slate = decoded(_rankings, value)
@@ -146,14 +147,19 @@ class DriftWatch:
             else:
                 joiner.ranking(partition, slate)
 
-    def _click(self, partition: int, value: bytes | None) -> None:
-        joiner, event = self._watched.joiner, decoded(clicks_decoder, value)
-        if event is None:
+    def _click(self, partition: int, message: Message) -> None:
+        joiner, event = self._watched.joiner, decoded(clicks_decoder, message.value())
+        if event is None or self._ahead(message, event.at_ms):
             self.malformed += 1
         elif isinstance(event, OutcomeObserved):
             joiner.click(partition, event)
         else:
             joiner.time(partition, event.at_ms)
+
+    def _ahead(self, message: Message, at_ms: int) -> bool:
+        """Beyond the broker's clock, which is malformed as in the counts: it would close all windows for ever."""
+        kind, stamp_ms = message.timestamp()
+        return bool(kind) and at_ms > stamp_ms + self._settings.skew_ms
 
 
 class Following:

@@ -21,7 +21,7 @@ from sluice.adapters.metrics import Metrics
 from sluice.console.options import metrics_port_option
 from sluice.domain.drift import LEAST_USERS, DriftOptions, DriftReport, SettlingSeen
 from sluice.domain.segments import parse_segment
-from sluice.errors import ConfigError, ModelUnusable, TransportError
+from sluice.errors import ConfigError, LogTruncated, ModelUnusable, TransportError
 from sluice.names import Keys
 from sluice.pages.files import check_place, write_whole
 from sluice.settings import Settings
@@ -156,6 +156,9 @@ def _follow(
             before = report
             board.put(DriftSeen(checked_ms=now_ms, report=report))
             said = ""
+        except LogTruncated as error:
+            following, said = None, str(error)
+            log.warning("drift: %s", said)
         except (TransportError, ModelUnusable, KafkaException) as error:
             if str(error) != said:
                 said = str(error)

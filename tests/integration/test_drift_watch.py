@@ -106,6 +106,23 @@ def test_a_watch_sees_what_was_served_and_what_became_of_it(log: Settings) -> No
     assert again.advance() == report
 
 
+def test_a_record_of_the_future_closes_no_window(log: Settings) -> None:
+    registry = Registry(log)
+    watch = DriftWatch(log, registry, registry.resolve(ModelRef(NAME, alias="PolicyA")), DriftOptions(window_ms=HOUR))
+    report = watch.advance()
+    slate = served(log)[0][-1]
+    client = producer(log)
+    for partition in range(log.partitions):  # or the slowest partition would hold time back
+        for topic, event in (
+            ("rankings", msgspec.structs.replace(slate, slate_id="ahead", at_ms=5_000_000_000_000)),
+            ("clicks", OutcomeObserved(click_id="c", user_id="u", impression_id="ahead", at_ms=5_000_000_000_000)),
+        ):
+            client.produce(topic, msgspec.json.encode(event), "key", partition)
+    assert client.flush(30) == 0
+    assert watch.advance() == report
+    assert watch.malformed == 2 * log.partitions
+
+
 def test_the_command_prints_one_object(log: Settings) -> None:
     found = CliRunner().invoke(drift, ["--json", "--window", "1"], catch_exceptions=False)
     told = msgspec.json.decode(found.stdout)
