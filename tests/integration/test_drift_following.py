@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 from mlflow import MlflowClient
 from registered_models import NAME, likes, register
+from truncation import truncate
 from watched import Watched
 
+from sluice.adapters.kafka import producer
 from sluice.adapters.mlflow import ARTIFACT, ModelRef, Registry
 from sluice.domain.drift import (
     DRIFT_FILE,
@@ -95,6 +97,33 @@ def test_a_monitor_that_follows_waits_for_the_first_model(
         wait_until(lambda: service.get("/ready")[0] == 503, 60, "it says that there is nothing to follow any more")
         service.child.send_signal(signal.SIGTERM)
         assert service.child.wait(60) == 0
+    finally:
+        service.child.kill()
+        service.child.wait()
+
+
+@pytest.mark.kafka
+def test_a_monitor_that_retention_has_overtaken_begins_anew(
+    make_stack: Callable[..., Settings], mlflow_store: Callable[[Path], str], tmp_path: Path,
+    service_env: Callable[[Settings], dict[str, str]], wait_until: Callable[..., Any],
+) -> None:  # fmt: skip
+    settings = replace(make_stack("local"), mlflow=mlflow_store(tmp_path))
+    register(settings.mlflow_uri, tmp_path / "1", "PolicyA", MODEL)
+    add_reference(tmp_path / "1")
+    env = {**service_env(settings), "SLUICE_MLFLOW": settings.mlflow}
+    service = Watched(env, tmp_path, "drift", f"{NAME}@PolicyA", "--follow", "--every", "0.1")
+    try:
+        wait_until(service.ready, 60, "it watches")
+        service.child.send_signal(signal.SIGSTOP)  # it looks ten times a second: not while this is going on
+        client = producer(settings)
+        for n in range(10):
+            client.produce("rankings", b"no ranking", str(n), 0)
+        assert client.flush(30) == 0
+        truncate(settings, {"rankings": {0: 5}})
+        service.child.send_signal(signal.SIGCONT)
+        wait_until(lambda: service.says("rankings[0]: offset 0 is next, the log holds 5 to 10"), 60, "it says so")
+        wait_until(service.ready, 60, "it watches what is there")
+        assert service.says("offset 0 is next") == 1
     finally:
         service.child.kill()
         service.child.wait()

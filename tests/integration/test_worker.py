@@ -14,7 +14,6 @@ from typing import Any
 import msgspec
 import pytest
 import redis
-from confluent_kafka.admin import AdminClient
 from event_logs import (
     PARTITIONS,
     assert_dead_letters,
@@ -30,10 +29,11 @@ from event_logs import (
     snapshots,
     write,
 )
+from truncation import truncate
 
 from infra import stack as stacks
 from sluice.adapters.counters import CounterStore
-from sluice.adapters.kafka import TopicPartition, producer
+from sluice.adapters.kafka import producer
 from sluice.adapters.redis import connect
 from sluice.domain.events import Assignment, Heartbeat, encode
 from sluice.domain.statistics import OutcomeStatistics
@@ -467,14 +467,6 @@ def test_many_restarts(stack: Settings, wait_until: Wait) -> None:
 
 
 # -- a log whose beginning is gone ---------------------------------------------------------------------
-
-
-def truncate(settings: Settings, offsets: dict[str, dict[int, int]]) -> None:
-    """Only Apache Kafka deletes records on request; Tansu keeps everything for as long as it lives."""
-    admin = AdminClient({"bootstrap.servers": settings.kafka, "log_level": 2})
-    places = [TopicPartition(topic, p, offset) for topic, of in offsets.items() for p, offset in of.items()]
-    for future in admin.delete_records(places, request_timeout=60).values():
-        future.result(60)
 
 
 @pytest.mark.kafka
