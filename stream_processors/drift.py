@@ -87,7 +87,7 @@ class DriftWatch:
 
         go_on: asked after each piece of work. When it says no, the look is given up, and the report is the last one.
         """
-        joiner, monitor = self._watched
+        (joiner, monitor), malformed = self._watched, self.malformed
         # Where clicks end is asked first: what they follow is then read before them.
         ends = {topic: _marks(self._settings, topic) for topic in (CLICKS, RANKINGS)}
         for topic, take in ((RANKINGS, self._ranking), (CLICKS, self._click)):
@@ -109,6 +109,9 @@ class DriftWatch:
         if joiner.foreign:
             log.warning("%s: %d rankings have features of other columns", self.version, joiner.foreign)
             joiner.foreign = 0
+        if self.malformed > malformed:
+            text = "%s: %d records are malformed, or lie ahead of the broker's clock"
+            log.warning(text, self.version, self.malformed - malformed)
         return self.report
 
     def readings(self) -> Reading:

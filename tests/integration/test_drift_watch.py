@@ -106,7 +106,7 @@ def test_a_watch_sees_what_was_served_and_what_became_of_it(log: Settings) -> No
     assert again.advance() == report
 
 
-def test_a_record_of_the_future_closes_no_window(log: Settings) -> None:
+def test_a_record_of_the_future_closes_no_window(log: Settings, caplog: pytest.LogCaptureFixture) -> None:
     registry = Registry(log)
     watch = DriftWatch(log, registry, registry.resolve(ModelRef(NAME, alias="PolicyA")), DriftOptions(window_ms=HOUR))
     report = watch.advance()
@@ -121,6 +121,10 @@ def test_a_record_of_the_future_closes_no_window(log: Settings) -> None:
     assert client.flush(30) == 0
     assert watch.advance() == report
     assert watch.malformed == 2 * log.partitions
+    assert f"{watch.malformed} records are malformed" in caplog.text
+    caplog.clear()
+    assert watch.advance() == report
+    assert not caplog.text, "each is told once"
 
 
 def test_the_command_prints_one_object(log: Settings) -> None:
